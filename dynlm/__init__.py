@@ -1,0 +1,17 @@
+"""Differentiable dynamics for language models, in JAX."""
+
+from importlib.metadata import version as _version
+
+from . import diffusions as diffusions
+from . import drifts as drifts
+from . import problems as problems
+from .sde import SDE as SDE
+from .sde import Langevin as Langevin
+from .simulate import RESULTS as RESULTS
+from .simulate import CounterBrownianPath as CounterBrownianPath
+from .simulate import Solution as Solution
+from .simulate import solve as solve
+from .trajectory import Trajectory as Trajectory
+from .trajectory import stack as stack
+
+__version__ = _version("dynlm")

@@ -1,0 +1,57 @@
+"""Learned fields that are positive, or a Cholesky factor, by construction."""
+
+import math
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._nets import Depends
+from .._types import State, Time
+from ._base import Value
+
+
+@final
+class Positive(eqx.Module):
+    """Floor plus scale times the softplus of a field; about `scale` where the field is zero."""
+
+    field: Value
+    scale: float = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if not (self.scale > 0 and self.floor > 0):
+            raise ValueError(f"`scale` is {self.scale} and `floor` {self.floor}; both must be > 0.")
+
+    @property
+    def depends(self) -> Depends:
+        return self.field.depends
+
+    def __call__(self, t: Time, y: State) -> Float[Array, "..."]:
+        return self.floor + self.scale * jax.nn.softplus(self.field(t, y) + math.log(math.e - 1))
+
+
+@final
+class Cholesky(eqx.Module):
+    """A lower-triangular matrix with positive diagonal from a field of its entries."""
+
+    field: Value
+    dim: int = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+
+    @property
+    def depends(self) -> Depends:
+        return self.field.depends
+
+    def __call__(self, t: Time, y: State) -> Float[Array, "dim dim"]:
+        entries = self.field(t, y)
+        diagonal = self.floor + self.scale * jax.nn.softplus(
+            entries[: self.dim] + math.log(math.e - 1)
+        )
+        below = jnp.zeros((self.dim, self.dim), entries.dtype)
+        below = below.at[np.tril_indices(self.dim, -1)].set(self.scale * entries[self.dim :])
+        return below + jnp.diag(diagonal)

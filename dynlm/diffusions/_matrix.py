@@ -1,0 +1,225 @@
+"""Diffusions that mix components: `Constant`, `LowRank` and `Full`."""
+
+from typing import Any, final
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.scipy.linalg as jsl
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .._nets import Depends, Features, field, raw_time
+from .._operators import LowRankRoot
+from .._types import NoiseClass, RandomKey, State, Time, concrete
+from ._base import (
+    STRENGTH,
+    AbstractDiffusion,
+    Value,
+    correction_by_columns,
+    dim_of,
+    noise_class,
+    value_of,
+)
+from ._learned import Cholesky, Positive
+
+
+@final
+class Constant(AbstractDiffusion):
+    """A constant square matrix g; additive. `Full` and `Diagonal` are the learnable ones."""
+
+    g: Float[Array, "dim dim"]
+
+    def __check_init__(self) -> None:
+        g = concrete(self.g)
+        if g is not None and g.ndim == 2 and np.linalg.matrix_rank(g) < len(g):
+            raise ValueError(
+                f"`g` has rank {np.linalg.matrix_rank(g)} in dimension {len(g)}, so its covariance "
+                "has no inverse. Use `diffusions.Function` for degenerate noise."
+            )
+
+    @property
+    def dim(self) -> int:
+        return self.g.shape[0]
+
+    @property
+    def noise_dim(self) -> int:
+        return self.g.shape[1]
+
+    @property
+    def noise(self) -> NoiseClass:
+        return "additive"
+
+    def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        return lx.MatrixLinearOperator(self.g)
+
+    def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        return lx.MatrixLinearOperator(self.g @ self.g.T, lx.positive_semidefinite_tag)
+
+    def solve(self, t: Time, y: State, r: State) -> State:
+        return jnp.linalg.solve(self.g.T, jnp.linalg.solve(self.g, r))
+
+    def logdet(self, t: Time, y: State) -> Float[Array, ""]:
+        return 2 * jnp.linalg.slogdet(self.g)[1]
+
+    def correction(self, t: Time, y: State) -> State:
+        return jnp.zeros_like(y)
+
+
+@final
+class LowRank(AbstractDiffusion):
+    r"""$g = [\mathrm{diag}(s)\;\; U]$, so $\Sigma = \mathrm{diag}(s^2) + U U^\top$.
+
+    Products cost dim * (1 + rank), solves dim * rank^2 (Woodbury). The noise has dim + rank
+    components.
+
+    Args:
+        s: A vector, or a callable `(t, y) -> vector`; must not be zero.
+        u: A (dim, rank) matrix, or a callable `(t, y) -> matrix`.
+        dim, rank: Sizes; read off arrays.
+        depends: What callables depend on, the stronger of the two.
+    """
+
+    s: Value
+    u: Value
+    dim: int = eqx.field(static=True)
+    rank: int = eqx.field(static=True)
+    depends: Depends = eqx.field(static=True)
+
+    def __init__(
+        self,
+        s: ArrayLike | Value,
+        u: ArrayLike | Value,
+        dim: int | None = None,
+        rank: int | None = None,
+        depends: Depends | None = None,
+    ):
+        self.dim = dim_of(s, dim)
+        if rank is None:
+            if callable(u):
+                raise ValueError("`rank` is None and `u` is a callable. Pass `rank`.")
+            rank = jnp.shape(u)[1]
+        self.rank = rank
+        self.s, on_s = value_of(s, depends, (self.dim,), component=False)
+        self.u, on_u = value_of(u, depends, (self.dim, rank), component=False)
+        self.depends = max(on_s, on_u, key=STRENGTH.index)
+
+    @staticmethod
+    def learned(
+        dim: int,
+        *,
+        rank: int,
+        on: Depends = "state",
+        width: int = 64,
+        depth: int = 2,
+        time: Features | None = raw_time,
+        scale: float = 1.0,
+        floor: float = 1e-3,
+        key: RandomKey,
+    ) -> "LowRank":
+        """A positive diagonal and a factor, learned as constants or networks of time or state."""
+        s_key, u_key = jr.split(key)
+        sizes: dict[str, Any] = dict(dim=dim, width=width, depth=depth, time=time)
+        s = Positive(field((dim,), on, **sizes, key=s_key), scale, floor)
+        return LowRank(s, field((dim, rank), on, **sizes, key=u_key), dim, rank)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.dim + self.rank
+
+    @property
+    def noise(self) -> NoiseClass:
+        return noise_class(self.depends, commutes=False)
+
+    def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        return LowRankRoot(self.s(t, y), self.u(t, y))
+
+    def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        u = lx.MatrixLinearOperator(self.u(t, y))
+        sigma = lx.DiagonalLinearOperator(self.s(t, y) ** 2) + u @ u.T
+        return lx.TaggedLinearOperator(sigma, lx.positive_semidefinite_tag)
+
+    def _woodbury(self, t: Time, y: State) -> tuple[State, Array, Array]:
+        """The diagonal s^2, V = U / s, and the Cholesky factor of I + V^T V."""
+        s, u = self.s(t, y), self.u(t, y)
+        v = u / s[:, None]
+        return s, v, jnp.linalg.cholesky(jnp.eye(self.rank, dtype=v.dtype) + v.T @ v)
+
+    def solve(self, t: Time, y: State, r: State) -> State:
+        s, v, factor = self._woodbury(t, y)
+        q = r / s
+        return (q - v @ jsl.cho_solve((factor, True), v.T @ q)) / s
+
+    def logdet(self, t: Time, y: State) -> Float[Array, ""]:
+        s, _, factor = self._woodbury(t, y)
+        return 2 * jnp.sum(jnp.log(jnp.abs(s))) + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    def correction(self, t: Time, y: State) -> State:
+        return correction_by_columns(self, t, y)
+
+
+@final
+class Full(AbstractDiffusion):
+    r"""$g(t, y) = L(t, y)$, lower triangular with a non-zero diagonal: any covariance.
+
+    Args:
+        l: A (dim, dim) matrix, or a callable `(t, y) -> matrix`; its lower triangle is used.
+        dim: Dimension of the state; read off a matrix.
+        depends: What a callable `l` depends on.
+    """
+
+    l: Value
+    dim: int = eqx.field(static=True)
+    depends: Depends = eqx.field(static=True)
+
+    def __init__(
+        self, l: ArrayLike | Value, dim: int | None = None, depends: Depends | None = None
+    ):
+        self.dim = dim_of(l, dim)
+        self.l, self.depends = value_of(l, depends, (self.dim, self.dim), component=False)
+
+    @staticmethod
+    def learned(
+        dim: int,
+        *,
+        on: Depends = "state",
+        width: int = 64,
+        depth: int = 2,
+        time: Features | None = raw_time,
+        scale: float = 1.0,
+        floor: float = 1e-3,
+        key: RandomKey,
+    ) -> "Full":
+        """A Cholesky factor with positive diagonal, learned constant or of time or state."""
+        entries = field(
+            (dim * (dim + 1) // 2,), on, dim=dim, width=width, depth=depth, time=time, key=key
+        )
+        return Full(Cholesky(entries, dim, scale, floor), dim)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.dim
+
+    @property
+    def noise(self) -> NoiseClass:
+        return noise_class(self.depends, commutes=self.dim == 1)
+
+    def _lower(self, t: Time, y: State) -> Float[Array, "dim dim"]:
+        return jnp.tril(self.l(t, y))
+
+    def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        return lx.MatrixLinearOperator(self._lower(t, y), lx.lower_triangular_tag)
+
+    def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
+        lower = self._lower(t, y)
+        return lx.MatrixLinearOperator(lower @ lower.T, lx.positive_semidefinite_tag)
+
+    def solve(self, t: Time, y: State, r: State) -> State:
+        return jsl.cho_solve((self._lower(t, y), True), r)
+
+    def logdet(self, t: Time, y: State) -> Float[Array, ""]:
+        return 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(self._lower(t, y)))))
+
+    def correction(self, t: Time, y: State) -> State:
+        return correction_by_columns(self, t, y)

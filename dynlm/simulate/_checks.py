@@ -1,0 +1,105 @@
+"""What `solve` refuses about states, times and fields, each with what to pass instead."""
+
+from collections.abc import Sequence
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .._types import Noise, State, Time, concrete
+from ..sde import SDE, AbstractSDE
+
+
+def checked_state(y0: ArrayLike) -> State:
+    """One finite floating state."""
+    y0 = jnp.asarray(y0)
+    if y0.ndim != 1 or y0.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"`y0` has shape {y0.shape} and dtype {y0.dtype}. Pass one state, a float32 or float64 "
+            "vector; for many paths use `jax.vmap`."
+        )
+    values = concrete(y0)
+    if values is not None and not np.isfinite(values).all():
+        raise ValueError(f"`y0` is {values}. Start from finite numbers.")
+    return y0
+
+
+def checked_times(
+    ts: ArrayLike | Sequence[float], y0: State
+) -> tuple[np.ndarray | None, Float[Array, " time"]]:
+    """The times as numpy, or None while traced, and as an array of the state's dtype.
+
+    Numpy first: inside `jit`, `jnp.asarray` traces even constants.
+    """
+    ts = ts if isinstance(ts, jax.Array) else np.asarray(ts)
+    if (
+        isinstance(ts, jax.Array)
+        and jnp.issubdtype(ts.dtype, jnp.floating)
+        and ts.dtype != y0.dtype
+    ):
+        raise ValueError(f"`ts` is {ts.dtype} and `y0` is {y0.dtype}. Pass `ts.astype(y0.dtype)`.")
+    times = concrete(ts)
+    if jnp.ndim(ts) != 1 or jnp.shape(ts)[0] < 2:
+        raise ValueError(
+            f"`ts` has shape {jnp.shape(ts)}. Pass a vector of two times or more, "
+            "beginning with the time of `y0`."
+        )
+    if times is not None:
+        if not np.isfinite(times).all():
+            where = int(np.argmax(~np.isfinite(times)))
+            raise ValueError(f"`ts[{where}]` is {times[where]}. Times must be finite.")
+        if (np.diff(times) < 0).any():
+            where = int(np.argmax(np.diff(times) < 0))
+            raise ValueError(
+                f"`ts` decreases at {where}: {times[where]} is followed by {times[where + 1]}. "
+                "Pass times in increasing order."
+            )
+        if times[0] == times[-1]:
+            raise ValueError(f"`ts` spans no time: all of it is {times[0]}. Pass two times.")
+    return times, jnp.asarray(ts, y0.dtype)
+
+
+def check_shapes(sde: AbstractSDE, y0: State) -> None:
+    """Refuse fields whose sizes or dtypes are not the state's."""
+    if y0.shape != (sde.dim,):
+        raise ValueError(f"`y0` has shape {y0.shape}; `sde` has dimension {sde.dim}.")
+    if not isinstance(sde, SDE):
+        return
+    t0 = jnp.zeros((), y0.dtype)
+    out = jax.eval_shape(lambda t, y: sde.drift(t, y), t0, y0)
+    if out.shape != y0.shape or out.dtype != y0.dtype:
+        raise ValueError(
+            f"`sde.drift` returns {out.dtype}{list(out.shape)}; `y0` is "
+            f"{y0.dtype}{list(y0.shape)}. Give parameters and state one dtype, and return "
+            "one number per component."
+        )
+    noise = jax.ShapeDtypeStruct((sde.noise_dim,), y0.dtype)
+
+    def product(t: Time, y: State, w: Noise) -> State:
+        g = sde.diffusion(t, y)
+        if (g.out_size(), g.in_size()) != (sde.dim, sde.noise_dim):
+            raise ValueError(
+                f"`sde.diffusion` returns a ({g.out_size()} x {g.in_size()}) operator; it promises "
+                f"({sde.dim} x {sde.noise_dim}). Return one row per state, one column per noise."
+            )
+        return g.mv(w)
+
+    out = jax.eval_shape(product, t0, y0, noise)
+    if out.shape != y0.shape or out.dtype != y0.dtype:
+        raise ValueError(
+            f"`sde.diffusion` times noise is {out.dtype}{list(out.shape)}; `y0` is "
+            f"{y0.dtype}{list(y0.shape)}. Give parameters and state one dtype and dimension."
+        )
+
+
+def check_noise_shape(sde: AbstractSDE, brownian: dfx.AbstractBrownianPath) -> None:
+    """Refuse a path of another shape than the noise of the SDE."""
+    shape = getattr(brownian, "shape", None)
+    shape = getattr(shape, "shape", shape)
+    if shape is not None and shape != (sde.noise_dim,):
+        raise ValueError(
+            f"`brownian` has shape {shape}; `sde` is driven by ({sde.noise_dim},). "
+            f"Build it with `shape=({sde.noise_dim},)`."
+        )

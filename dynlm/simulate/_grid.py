@@ -1,0 +1,93 @@
+"""Where a fixed-step solve steps: every saved time, and equal steps between."""
+
+from typing import Any, final
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._types import concrete
+
+
+@final
+class Grid(eqx.Module):
+    """Step times, strictly increasing, and which of them are saved.
+
+    Args:
+        times: Step times, or the saved times where a controller chooses the steps.
+        dt: The step where it is the same everywhere, else None.
+        saved: Indices in `times` of the saved times, or None where `stride` says it.
+        stride: Steps between saved times where that is the same everywhere, else None.
+    """
+
+    times: Float[Array, " steps"]
+    dt: Float[Array, ""] | None
+    saved: tuple[int, ...] | None = eqx.field(static=True)
+    stride: int | None = eqx.field(static=True)
+
+    def saveat(self, by_time: bool) -> dfx.SaveAt:
+        """Diffrax's `SaveAt`: by step count where it can, which costs less than by time."""
+        if self.stride is not None and not by_time:
+            return dfx.SaveAt(t0=True, steps=self.stride)
+        steps = self.times.shape[0] - 1
+        saved = range(0, steps + 1, self.stride) if self.stride is not None else self.saved
+        return dfx.SaveAt(ts=self.times[np.asarray(saved)])
+
+
+def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
+    """Each gap of `times` in equal steps no longer than `dt`."""
+    step = concrete(dt)
+    if step is None or times is None:
+        raise ValueError(
+            "`dt` with traced times: the number of steps would not be known. Make `ts` with numpy, "
+            "or outside `jit`; or pass `substeps`, the number of steps between two times."
+        )
+    if not (np.isfinite(step) and step > 0):
+        raise ValueError(f"`dt` is {dt}. Use a positive step.")
+    times = times.astype(np.float64)
+    gaps = np.diff(times)
+    slack = 1e-6 + 4 * np.finfo(dtype).eps * np.abs(times).max() / step  # of rounded times
+    exact = gaps / float(step)
+    counts = np.maximum(np.ceil(exact - slack), 1).astype(int)
+    saved = np.concatenate([[0], np.cumsum(counts)])
+    stride = int(counts[0]) if (counts == counts[0]).all() else None
+    index = None if stride is not None else tuple(int(i) for i in saved)
+    if (np.abs(exact - counts) <= slack).all():
+        n = int(saved[-1])
+        dt_even = (times[-1] - times[0]) / n
+        even = jnp.asarray(times[0] + dt_even * np.arange(n + 1), dtype)
+        return Grid(even, jnp.asarray(dt_even, dtype), index, stride)
+    pieces = [a + (b - a) * np.arange(n) / n for a, b, n in zip(times, times[1:], counts)]
+    uneven = jnp.asarray(np.append(np.concatenate(pieces), times[-1]), dtype)
+    return Grid(_strictly_increasing(uneven), None, index, stride)
+
+
+def grid_by_substeps(ts: Float[Array, " time"], substeps: int) -> Grid:
+    """Each gap of `ts` in `substeps` equal steps; `ts` may be traced."""
+    if substeps < 1:
+        raise ValueError(f"`substeps` is {substeps}. Use 1 or more.")
+    part = jnp.arange(substeps, dtype=ts.dtype) / substeps
+    inside = ts[:-1, None] + jnp.diff(ts)[:, None] * part[None, :]
+    return Grid(_strictly_increasing(jnp.append(inside.reshape(-1), ts[-1])), None, None, substeps)
+
+
+def _strictly_increasing(times: Float[Array, " steps"]) -> Float[Array, " steps"]:
+    """Equal times moved apart by units in the last place, as Diffrax needs; others stay.
+
+    The last one moves further: Diffrax takes any time within 100 units of the end for the end.
+    """
+    still = jnp.append(False, times[1:] <= times[:-1])
+    count = jnp.cumsum(still)
+    run = count - jax.lax.cummax(jnp.where(still, 0, count))  # place in a run of equal times
+    run = run.at[-1].add(jnp.where(still[-1], 256, 0))
+    ulp = jnp.finfo(times.dtype).eps * jnp.maximum(jnp.max(jnp.abs(times)), 1.0)
+    return times + run.astype(times.dtype) * ulp
+
+
+def repeat_at_equal_times(ts: Float[Array, " time"], ys: Array) -> Array:
+    """The first of the states at each distinct time, wherever that time stands."""
+    moved = jnp.append(True, ts[1:] > ts[:-1])
+    return ys[jax.lax.cummax(jnp.where(moved, jnp.arange(len(ts)), 0))]

@@ -1,0 +1,325 @@
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from dynlm import RESULTS, SDE, CounterBrownianPath, Langevin, diffusions, drifts, problems, solve
+
+TS = np.linspace(0.0, 1.0, 5)
+KEY = jr.key(7)
+
+
+def gbm():
+    return problems.gbm(mu=0.3, sigma=0.4)
+
+
+def test_saved_states_are_the_solvers_own_steps():
+    """Euler by hand on the same increments: every saved state, none interpolated."""
+    p = gbm()
+    sol = solve(p.sde, p.y0, TS, key=KEY, dt=1 / 16)
+    path, y, ys = CounterBrownianPath((1,), KEY, 1 / 16), p.y0, [p.y0]
+    for k in range(16):
+        dw = path.evaluate(jnp.array(k / 16), jnp.array((k + 1) / 16))
+        y = y + 0.3 * y / 16 + 0.4 * y * dw
+        if (k + 1) % 4 == 0:
+            ys.append(y)
+    np.testing.assert_allclose(sol.path.ys, jnp.stack(ys), rtol=1e-5)
+    np.testing.assert_allclose(sol.path.ts, TS)
+    assert sol.path.mask.all() and sol.result == RESULTS.successful
+    assert int(sol.stats["num_steps"]) == 16
+
+
+def test_a_grid_that_dt_does_not_divide_is_landed_on():
+    """Gaps of .1, .25 and .65 in steps no longer than .04, by hand."""
+    p, ts = gbm(), np.array([0.0, 0.1, 0.35, 1.0])
+    sol = solve(p.sde, p.y0, ts, key=KEY, dt=0.04)
+    counts = [3, 7, 17]
+    grid = np.concatenate([np.linspace(a, b, n + 1)[:-1] for a, b, n in zip(ts, ts[1:], counts)])
+    grid = jnp.asarray(np.append(grid, 1.0), jnp.float32)
+    path, y, ys = CounterBrownianPath((1,), KEY, ts=grid), p.y0, [p.y0]
+    for k in range(len(grid) - 1):
+        h = grid[k + 1] - grid[k]
+        y = y + 0.3 * y * h + 0.4 * y * path.evaluate(grid[k], grid[k + 1])
+        if k + 1 in np.cumsum(counts):
+            ys.append(y)
+    assert int(sol.stats["num_steps"]) == sum(counts)
+    np.testing.assert_allclose(sol.path.ys, jnp.stack(ys), rtol=1e-4)
+
+
+def test_substeps_with_traced_times_per_path_equals_one_at_a_time():
+    p = gbm()
+    ts = jnp.array([[0.0, 0.2, 0.7, 1.0], [0.5, 0.6, 0.9, 2.0]])
+    keys = jr.split(KEY, 2)
+
+    def one(ts, key):
+        return solve(p.sde, p.y0, ts, key=key, substeps=8).path.ys
+
+    together = jax.jit(jax.vmap(one))(ts, keys)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], one(ts[i], keys[i]), rtol=1e-5)
+
+
+def test_equal_times_repeat_the_state_and_padding_changes_nothing():
+    p = gbm()
+    plain = solve(p.sde, p.y0, jnp.array([0.0, 0.3, 1.0]), key=KEY, substeps=4).path.ys
+    padded = solve(p.sde, p.y0, jnp.array([0.0, 0.3, 1.0, 1.0, 1.0]), key=KEY, substeps=4).path.ys
+    np.testing.assert_allclose(padded[:3], plain, rtol=1e-6)
+    np.testing.assert_array_equal(padded[3:], jnp.stack([padded[2]] * 2))
+    inside = solve(p.sde, p.y0, np.array([0.0, 0.3, 0.3, 1.0]), key=KEY, dt=0.1).path.ys
+    np.testing.assert_array_equal(inside[1], inside[2])
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4])
+def test_gradients_finite_under_padding_equal_times_and_zero_noise(sigma):
+    ts = jnp.array([0.0, 0.0, 0.5, 1.0, 1.0])
+
+    def loss(y0, mu, sigma, ts):
+        sde = SDE(
+            drifts.Function(lambda t, y: mu * y),
+            diffusions.Diagonal(lambda t, y: sigma * y, 1, "component"),
+        )
+        return jnp.sum(solve(sde, y0, ts, key=KEY, substeps=2).path.ys ** 2)
+
+    args = (jnp.ones(1), jnp.array(0.3), jnp.array(sigma), ts)
+    grads = jax.grad(loss, argnums=(0, 1, 2, 3))(*args)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
+    assert all(float(jnp.abs(g).max()) > 0 for g in grads[:3])
+
+
+def test_moments_of_ornstein_uhlenbeck():
+    """Mean and covariance of 20,000 paths within four standard errors of the exact ones."""
+    p, n = (
+        problems.ou(theta=jnp.array([[1.0, 0.5], [-0.5, 1.0]]), sigma=0.6, y0=[1.0, -1.0]),
+        20_000,
+    )
+    ends = jax.vmap(lambda key: solve(p.sde, p.y0, TS, key=key, dt=1 / 64).path.ys[-1])(
+        jr.split(KEY, n)
+    )
+    mean, cov = p.mean(1.0, p.y0), p.covariance(1.0, p.y0)
+    bias = 1 / 64  # weak order 1
+    assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n) + bias)
+    assert np.all(np.abs(np.cov(np.asarray(ends).T) - cov) < 4 * 0.6**2 * np.sqrt(2 / n) + bias)
+    assert np.max(np.abs(mean)) > 10 * bias
+
+
+def test_moments_of_geometric_brownian_motion():
+    """Mean and variance at t = 1 against the closed form, by Milstein's weak order 1."""
+    p, n = gbm(), 20_000
+    ends = jax.vmap(
+        lambda key: solve(p.sde, p.y0, TS, key=key, dt=1 / 64, solver=dfx.ItoMilstein()).path.ys[-1]
+    )(jr.split(KEY, n))
+    mean, var = p.mean(1.0, p.y0)[0], p.covariance(1.0, p.y0)[0, 0]
+    assert abs(ends.mean() - mean) < 4 * np.sqrt(var / n) + 0.01
+    assert abs(ends.var() - var) < 6 * var * np.sqrt(2 / n) + 0.01
+
+
+@pytest.mark.parametrize("name", ["cir", "double_well"])
+def test_stationary_laws(name):
+    """States after a long time against the exact stationary law, by Kolmogorov-Smirnov."""
+    from scipy.stats import kstest
+
+    p = getattr(problems, name)()
+    ts = np.array([0.0, 12.0])
+    y0s = jr.normal(KEY, (2000, 1))
+    y0s = p.y0[None] + y0s**2 if name == "cir" else y0s  # both wells alike
+
+    def end(y0, key):
+        return solve(p.sde, y0, ts, key=key, dt=1 / 128).path.ys[-1, 0]
+
+    ends = np.asarray(jax.vmap(end)(y0s, jr.split(KEY, 2000)))
+    grid = np.linspace(1e-4 if name == "cir" else -4.0, 6.0 if name == "cir" else 4.0, 4001)
+    density = np.exp(
+        jax.vmap(lambda x: p.stationary_logpdf(x[None]))(jnp.asarray(grid, jnp.float32))
+    )
+    cdf = np.cumsum(density) * (grid[1] - grid[0])
+    assert abs(cdf[-1] - 1) < 2e-3
+    assert kstest(ends, lambda x: np.interp(x, grid, cdf)).pvalue > 1e-3
+    assert kstest(ends + 0.15, lambda x: np.interp(x, grid, cdf)).pvalue < 1e-3
+
+
+def test_fn_saves_what_it_returns():
+    p = gbm()
+    plain = solve(p.sde, p.y0, TS, key=KEY, dt=1 / 16).path.ys
+    logs = solve(
+        p.sde, p.y0, TS, key=KEY, dt=1 / 16, fn=lambda t, y: jnp.append(jnp.log(y), t)
+    ).path.ys
+    np.testing.assert_allclose(logs[:, :1], jnp.log(plain), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logs[:, 1], TS, atol=1e-6)
+
+
+def test_a_diverged_path_does_not_kill_the_batch():
+    sde = SDE(drifts.Function(lambda t, y: y**3), diffusions.Scalar(0.1, 1))
+    y0s = jnp.array([[0.1], [30.0], [0.2]])
+    sol = jax.vmap(lambda y0: solve(sde, y0, TS, key=KEY, dt=1 / 16))(y0s)
+    np.testing.assert_array_equal(sol.result == RESULTS.successful, [True, False, True])
+    np.testing.assert_array_equal(sol.result == RESULTS.diverged, [False, True, False])
+    assert sol.path.mask[0].all() and sol.path.mask[2].all()
+    np.testing.assert_array_equal(sol.path.mask[1], [True, False, False, False, False])
+    assert np.isfinite(sol.path.ys[jnp.array([0, 2])]).all()
+
+
+def test_second_call_does_not_retrace():
+    traces = []
+
+    def f(t, y):
+        traces.append(1)
+        return -y
+
+    sde = SDE(drifts.Function(f), diffusions.Scalar(0.1, 1))
+    solve(sde, jnp.ones(1), TS, key=KEY, dt=1 / 16)
+    count = len(traces)
+    assert count > 0
+    solve(sde, 2 * jnp.ones(1), TS + 0.5, key=jr.key(1), dt=1 / 16)
+    assert len(traces) == count
+    other = eqx.tree_at(lambda s: s.diffusion.s.value, sde, jnp.array(0.3, jnp.float32))
+    solve(other, jnp.ones(1), TS, key=KEY, dt=1 / 16)
+    assert len(traces) == count
+
+
+def test_adaptive_steps_converge_with_their_tolerance(x64):
+    p = gbm()
+    sde = p.sde.to_stratonovich()
+    errors = []
+    for tol in (1e-1, 1e-4):
+        controller = dfx.PIDController(rtol=tol, atol=tol, dtmin=1e-4)
+
+        def error(key, controller=controller):
+            levy = dfx.SpaceTimeLevyArea
+            path = dfx.VirtualBrownianTree(0.0, 1.0, 5e-5, (1,), key, levy)
+            sol = solve(
+                sde, p.y0, TS, brownian=path, solver=dfx.SPaRK(), controller=controller, dt=0.1
+            )
+            exact = p.exact(1.0, p.y0, path.evaluate(0.0, 1.0))
+            return jnp.sum((sol.path.ys[-1] - exact) ** 2), sol.result == RESULTS.successful
+
+        squares, fine = jax.jit(jax.vmap(error))(jr.split(KEY, 20))
+        assert fine.all()
+        errors.append(float(jnp.sqrt(squares.mean())))
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_adaptive_default_path_and_its_refusals():
+    p = gbm()
+    sde = p.sde.to_stratonovich()
+    pid = dfx.PIDController(rtol=1e-2, atol=1e-2, dtmin=1e-3)
+    sol = solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=pid)
+    assert sol.result == RESULTS.successful and sol.path.ys.shape == (5, 1)
+    short = solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=pid, max_steps=3)
+    assert short.result == RESULTS.max_steps_reached and not short.path.mask[-1]
+    for arguments, sentence in [
+        (dict(controller=dfx.PIDController(rtol=1e-2, atol=1e-2)), "`controller` has no `dtmin`"),
+        (dict(controller=pid, solver=dfx.EulerHeun()), "no error estimate.*HalfSolver"),
+        (dict(controller=pid, substeps=2), "`substeps=2` and `controller`"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            solve(sde, p.y0, TS, key=KEY, **{"solver": dfx.SPaRK(), **arguments})
+    path = CounterBrownianPath((1,), KEY, 0.1, levy_area=dfx.SpaceTimeLevyArea)
+    with pytest.raises(ValueError, match="fixed grid, but `controller` adapts"):
+        solve(sde, p.y0, TS, brownian=path, solver=dfx.SPaRK(), controller=pid)
+    with pytest.raises(ValueError, match="may converge to a wrong answer"):
+        solve(p.sde, p.y0, TS, key=KEY, solver=dfx.HalfSolver(dfx.Euler()), controller=pid)
+
+
+def test_half_solver_gets_half_cells():
+    p = gbm()
+    for ts in (TS, np.array([0.0, 0.3, 1.0])):
+        whole = solve(p.sde, p.y0, ts, key=KEY, solver=dfx.HalfSolver(dfx.Euler()), dt=1 / 16)
+        assert whole.result == RESULTS.successful
+    halves = solve(p.sde, p.y0, TS, key=KEY, dt=1 / 32)
+    steps = solve(p.sde, p.y0, TS, key=KEY, solver=dfx.HalfSolver(dfx.Euler()), dt=1 / 16)
+    np.testing.assert_allclose(steps.path.ys, halves.path.ys, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [dfx.ALIGN, dfx.ShOULD, dfx.QUICSORT])
+def test_langevin_moments(solver, x64):
+    p, n = problems.langevin(), 2000
+    ends = jax.vmap(
+        lambda key: solve(p.sde, p.y0, TS, key=key, solver=solver(), dt=1 / 16).path.ys[-1]
+    )(jr.split(KEY, n))
+    mean, cov = p.mean(1.0, p.y0), p.covariance(1.0, p.y0)
+    assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n))
+    scale = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+    assert np.all(np.abs(np.cov(np.asarray(ends).T) - cov) < 5 * scale * np.sqrt(2 / n))
+
+
+def test_langevin_as_a_plain_sde_agrees():
+    p = problems.langevin()
+    path = CounterBrownianPath((1,), KEY, 1 / 256, levy_area=dfx.SpaceTimeTimeLevyArea)
+    fast = solve(p.sde, p.y0, TS, brownian=path, solver=dfx.QUICSORT(), dt=1 / 256)
+    plain = solve(p.sde.sde(), p.y0, TS, brownian=path, solver=dfx.ShARK(), dt=1 / 256)
+    np.testing.assert_allclose(fast.path.ys, plain.path.ys, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(ts=[0.0, np.nan]), r"`ts\[1\]` is nan"),
+        (dict(ts=[0.0, 1.0, 0.5]), r"`ts` decreases at 1: 1.0 .* 0.5"),
+        (dict(ts=[0.0]), r"`ts` has shape \(1,\)"),
+        (dict(ts=[1.0, 1.0]), "spans no time"),
+        (dict(ts=np.zeros((2, 2))), r"`ts` has shape \(2, 2\)"),
+        (dict(ts=jnp.linspace(0, 1, 3).astype(jnp.float16)), "`ts` is float16 and `y0` is float32"),
+        (dict(y0=jnp.ones((1, 1))), r"`y0` has shape \(1, 1\).*vmap"),
+        (dict(y0=jnp.ones(2)), r"`y0` has shape \(2,\); `sde` has dimension 1"),
+        (dict(y0=jnp.ones(1, int)), "dtype int32"),
+        (dict(y0=jnp.array([jnp.nan])), "`y0` is .*nan"),
+        (dict(dt=0.0), "`dt` is 0.0"),
+        (dict(dt=float("nan")), "`dt` is nan"),
+        (dict(dt=None), "`dt` is None"),
+        (dict(dt=0.1, substeps=2), "`dt=0.1` and `substeps=2`"),
+        (dict(dt=None, substeps=0), "`substeps` is 0"),
+        (dict(key=None), "Pass exactly one: a key"),
+        (dict(mode="both"), "`mode` is 'both'"),
+        (dict(mode="forward", adjoint=dfx.DirectAdjoint()), "`adjoint` and `mode='forward'`"),
+        (dict(adjoint=dfx.ImplicitAdjoint()), "ImplicitAdjoint"),
+        (dict(solver=dfx.Tsit5()), "a solver of ODEs"),
+        (dict(solver=dfx.ALIGN()), "Pass a `dynlm.Langevin`"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, sentence, unchecked):
+    p = gbm()
+    kwargs = {"y0": p.y0, "ts": TS, "key": KEY, "dt": 1 / 16, **arguments}
+    with pytest.raises(ValueError, match=sentence):
+        solve(p.sde, kwargs.pop("y0"), kwargs.pop("ts"), **kwargs)
+
+
+def test_wrong_fields_are_refused(unchecked):
+    y0 = jnp.ones(2)
+    good = diffusions.Scalar(0.1, 2)
+    half = drifts.Linear(jnp.eye(2, dtype=jnp.float16), jnp.zeros(2, jnp.float16))
+    for sde, sentence in [
+        (SDE(drifts.Function(lambda t, y: y[:1]), good), r"`sde.drift` returns float32\[1\]"),
+        (
+            SDE(drifts.Function(lambda t, y: half(t, y.astype(jnp.float16))), good),
+            "returns float16",
+        ),
+        (
+            SDE(
+                drifts.Function(lambda t, y: y), diffusions.Diagonal(lambda t, y: y[:1], 2, "state")
+            ),
+            r"returns a \(1 x 1\) operator",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            solve(sde, y0, TS, key=KEY, dt=0.25)
+    fine = SDE(drifts.Function(lambda t, y: y), good)
+    with pytest.raises(ValueError, match=r"`brownian` has shape \(3,\)"):
+        solve(fine, y0, TS, brownian=CounterBrownianPath((3,), KEY, 0.25), dt=0.25)
+    with pytest.raises(ValueError, match="`dt` with traced times"):
+        jax.jit(lambda ts: solve(fine, y0, ts, key=KEY, dt=0.25))(jnp.asarray(TS))
+    langevin = Langevin(lambda x: x, jnp.ones(1), jnp.ones(1))
+    with pytest.raises(ValueError, match=r"langevin.sde\(\)"):
+        solve(langevin, y0, TS, key=KEY, dt=0.25, solver=dfx.Heun())
+    with pytest.raises(ValueError, match="BacksolveAdjoint` saves plain states"):
+        solve(
+            fine,
+            y0,
+            [0.0, 0.3, 1.0],
+            key=KEY,
+            dt=0.25,
+            solver=dfx.Heun(),
+            adjoint=dfx.BacksolveAdjoint(),
+        )
