@@ -37,7 +37,7 @@ class Fourier(eqx.Module):
 
 def features_of(time: Features | None) -> int:
     """How many features `time` makes."""
-    return 0 if time is None else jax.eval_shape(time, jax.ShapeDtypeStruct((), float)).shape[0]
+    return 0 if time is None else jax.eval_shape(lambda: time(jnp.zeros(()))).shape[0]
 
 
 def with_time(time: Features | None, t: Time, y: State) -> Float[Array, " inputs"]:

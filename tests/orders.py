@@ -12,11 +12,16 @@ LEVELS = (8, 16, 32, 64)
 FINE = 1024
 
 
-def padded_grids(t1):
-    """Even grids of 8 to 64 steps, padded with their end to one length."""
+def grids(t1):
+    """Even grids of 8 to 64 steps to t1, and on by fine steps to one length for all."""
     return jnp.stack(
         [
-            jnp.concatenate([jnp.linspace(0.0, t1, n + 1), jnp.full(LEVELS[-1] - n, t1)])
+            jnp.concatenate(
+                [
+                    jnp.linspace(0.0, t1, n + 1),
+                    t1 + t1 / FINE * jnp.arange(1.0, LEVELS[-1] - n + 1),
+                ]
+            )
             for n in LEVELS
         ]
     )
@@ -34,11 +39,12 @@ def strong_errors(sde, solver, problem, truth, *, key, paths=400):
     @jax.vmap
     def ends(key):
         brownian = path(key, FINE // LEVELS[0])
-        return jax.vmap(
-            lambda ts: solve(
-                sde, problem.y0, ts, brownian=brownian, solver=solver, substeps=1
-            ).path.ys[-1]
-        )(padded_grids(problem.t1))
+
+        def end(ts, n):
+            sol = solve(sde, problem.y0, ts, brownian=brownian, solver=solver, substeps=1)
+            return sol.path.ys[n]
+
+        return jax.vmap(end)(grids(problem.t1), jnp.array(LEVELS))
 
     keys = jr.split(key, paths)
     error = ends(keys) - jax.jit(jax.vmap(lambda key: truth(path(key, FINE))))(keys)[:, None]

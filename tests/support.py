@@ -68,11 +68,16 @@ def problem_of(noise, parameters=(0.3, 0.5)):
     if noise == "commutative":
         return problems.gbm(mu, sigma)
     base = problems.gbm_correlated(mu * jnp.ones(2), sigma * jnp.array([[1.0, 0.0], [0.6, 0.8]]))
-    g = base.sde.diffusion
-    general = diffusions.Function(lambda t, y: g(t, y).as_matrix(), 2, 2, "general")
+    # The parameters stay leaves: BacksolveAdjoint cannot differentiate what a closure holds.
+    g = jax.tree_util.Partial(_matrix, base.sde.diffusion)
+    general = diffusions.Function(g, 2, 2, "general")
     return problems.Problem(
         name="general", sde=SDE(base.sde.drift, general), y0=base.y0, t1=1.0, exact=base.exact
     )
+
+
+def _matrix(diffusion, t, y):
+    return diffusion(t, y).as_matrix()
 
 
 def sde_of(cell, parameters=(0.3, 0.5)):

@@ -94,4 +94,4 @@ def test_lipschitz_gradients_finite_at_zero_weights(getkey):
     grads = eqx.filter_grad(lambda f: jnp.sum(f(0.0, jnp.ones(DIM))))(f)
     assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads))
     with pytest.raises(ValueError, match="`lipschitz` is 0"):
-        drifts.LipschitzMLP(DIM, lipschitz=0, key=getkey())
+        drifts.LipschitzMLP(DIM, lipschitz=0.0, key=getkey())

@@ -93,8 +93,9 @@ def value_of(
     """`value` as a callable `(t, y)` and what it depends on."""
     if not callable(value):
         array = jnp.asarray(value)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            array = array.astype(jnp.result_type(float))
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        # With a dtype named, even its own, so that a Python number does not stay weakly typed.
+        array = array.astype(array.dtype if floating else jnp.result_type(float))
         if array.shape != shape:
             raise ValueError(f"The value has shape {array.shape}; this diffusion needs {shape}.")
         return Parameter(array), "nothing"
