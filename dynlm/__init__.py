@@ -1,4 +1,4 @@
-"""Differentiable dynamics for language models, in JAX."""
+"""Differentiable stochastic dynamics in JAX, for language models and other learned dynamics."""
 
 from importlib.metadata import version as _version
 

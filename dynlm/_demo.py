@@ -17,13 +17,14 @@ import optax
 from jaxtyping import Array, Float
 
 from . import diffusions, drifts, problems
-from ._io import progress, write_atomic
+from ._io import BadArgument, progress, write_atomic
 from ._types import RandomKey, State
 from .sde import SDE
 from .simulate import solve
 
 DT = 0.05  # between observations: the step of the fit, and of every simulation of the fit
 SIGMA = 0.7
+LAW_PATHS, LAW_TIMES = 1024, 6  # states that a stationary law is judged by
 FINE = 16  # steps of the truth between observations
 
 
@@ -51,90 +52,87 @@ class Demo:
     json: bool = False
     quiet: bool = False
 
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("paths", 2), ("length", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {getattr(self, name)}. Use {least} or more.")
+    def check(self) -> None:
+        """Refuse what cannot be run."""
+        limits = dict(steps=(1, 10**7), paths=(2, 10**6), length=(2, 10**6), seed=(0, 2**31 - 1))
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadArgument(f"`{name}` is {value}. Use {low} to {high}.")
 
 
 def run(config: Demo) -> dict[str, Any]:
     """Simulate data, fit, simulate the fit, compare, draw; returns what results.json holds."""
     start = time.monotonic()
-    problem = problems.double_well(sigma=SIGMA)
-    truth, stationary = problem.sde, problem.stationary_logpdf
-    assert isinstance(truth, SDE) and stationary is not None
-    data_key, test_key, init_key, fit_key, law_key = jr.split(jr.key(config.seed), 5)
-    data = observe(truth, config, key=data_key)
-    held_out = observe(truth, config, key=test_key)
-
-    drift_key, noise_key = jr.split(init_key)
-    model = SDE(
-        drifts.MLP(1, width=32, depth=2, time=None, key=drift_key),
-        diffusions.Diagonal.learned(1, on="state", width=32, depth=1, time=None, key=noise_key),
-    )
-    null, _ = fit(model, shuffled(data, config.seed), config, key=fit_key, label="fit the null")
-    model, losses = fit(model, data, config, key=fit_key, label="fit")
-    rows = {
-        "random walk": _linear_scores(data, held_out, order=0),
-        "linear, VAR(1)": _linear_scores(data, held_out, order=1),
-        "neural SDE": _scores(model, held_out),
-        "true SDE, by Euler": _scores(truth, held_out),
-    }
-    data_null, held_out_null = shuffled(data, config.seed + 1), shuffled(held_out, config.seed + 2)
-    null_rows = {
-        "linear, VAR(1)": _linear_scores(data_null, held_out_null, order=1),
-        "neural SDE": _scores(null, held_out_null),
-    }
-    law = stationary_sample(model, config, key=law_key)
-    grid = jnp.linspace(-2.2, 2.2, 111)
-    density = np.exp(jax.vmap(lambda x: stationary(x[None]))(grid))
-    histogram, edges = np.histogram(law, bins=44, range=(-2.2, 2.2), density=True)
-    centres = 0.5 * (edges[1:] + edges[:-1])
-    exact = np.interp(centres, grid, density)
-    true_drift = jax.vmap(lambda x: truth.drift(0.0, x))(grid[:, None])[:, 0]
-    learned_drift = jax.vmap(lambda x: model.drift(0.0, x))(grid[:, None])[:, 0]
-    weight = density / density.sum()
-    sigma = jax.vmap(lambda x: model.diffusion(0.0, x).as_matrix()[0, 0])(grid[:, None])
-    results = {
-        "problem": "double well: dX = (X - X^3) dt + 0.7 dW",
-        "scheme": "Euler-Maruyama",
-        "step": DT,
-        "held_out_nll_per_step": {name: _interval(x, config.seed) for name, x in rows.items()},
-        "shuffled_in_time_nll_per_step": {
-            name: _interval(x, config.seed) for name, x in null_rows.items()
-        },
-        "drift_rms_error": float(np.sqrt(np.sum(weight * (learned_drift - true_drift) ** 2))),
-        "drift_rms": float(np.sqrt(np.sum(weight * true_drift**2))),
-        "sigma_mean": float(np.sum(weight * sigma)),
-        "sigma_true": SIGMA,
-        "stationary_total_variation": float(
-            0.5 * np.sum(np.abs(histogram - exact)) * (centres[1] - centres[0])
-        ),
-        "config": {
-            "steps": config.steps,
-            "paths": config.paths,
-            "length": config.length,
-            "seed": config.seed,
-        },
-    }
+    config.check()
+    config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
+    results, curves = compare(config)
     write_atomic(config.out / "results.json", json.dumps(results, indent=2).encode() + b"\n")
-    picture = draw(
-        dict(
-            grid=grid,
-            density=density,
-            law=law,
-            true=true_drift,
-            learned=learned_drift,
-            data=data[:6, :, 0],
-            losses=losses,
-        )
-    )
-    write_atomic(config.out / "demo.png", picture)
+    write_atomic(config.out / "demo.png", draw(curves))
     if not config.quiet:
         print(summary(results, config.out, time.monotonic() - start))
     if config.json:
         print(json.dumps(results))
     return results
+
+
+def compare(config: Demo) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fit beside the truth, its baselines and its null: numbers, and curves to draw."""
+    problem = problems.double_well(sigma=SIGMA)
+    truth, stationary = problem.sde, problem.stationary_logpdf
+    assert isinstance(truth, SDE) and stationary is not None
+    data_key, test_key, init_key, fit_key, law_key = jr.split(jr.key(config.seed), 5)
+    data, test = observe(truth, config, key=data_key), observe(truth, config, key=test_key)
+    null_data, null_test = shuffled(data, config.seed), shuffled(test, config.seed + 1)
+
+    drift_key, noise_key = jr.split(init_key)
+    start = SDE(
+        drifts.MLP(1, width=32, depth=2, time=None, key=drift_key),
+        diffusions.Diagonal.learned(1, on="state", width=32, depth=1, time=None, key=noise_key),
+    )
+    model = fit(start, data, config, key=fit_key, label="fit")
+    null = fit(start, null_data, config, key=fit_key, label="fit of the null")
+
+    linear, null_linear = least_squares(data), least_squares(null_data)
+    scores = {
+        "random walk": _linear_scores((1.0, 0.0, _variance(data)), test),
+        "linear, VAR(1)": _linear_scores(linear, test),
+        "neural SDE": _scores(model, test),
+        "true SDE, by Euler": _scores(truth, test),
+    }
+    null_scores = {
+        "linear, VAR(1)": _linear_scores(null_linear, null_test),
+        "neural SDE": _scores(null, null_test),
+    }
+    grid = jnp.linspace(-2.2, 2.2, 111)
+    density = np.exp(jax.vmap(lambda x: stationary(x[None]))(grid))
+    true_drift = jax.vmap(lambda x: truth.drift(0.0, x))(grid[:, None])[:, 0]
+    learned_drift = jax.vmap(lambda x: model.drift(0.0, x))(grid[:, None])[:, 0]
+    sigma = jax.vmap(lambda x: model.diffusion(0.0, x).as_matrix()[0, 0])(grid[:, None])
+    weight = density / density.sum()
+    laws = {
+        "linear, VAR(1)": _linear_law(linear, config.seed),
+        "neural SDE": stationary_sample(model, key=law_key),
+        "true SDE, by Euler": stationary_sample(truth, key=law_key),
+    }
+    settings = {name: getattr(config, name) for name in ("steps", "paths", "length", "seed")}
+    results = {
+        "problem": f"double well: dX = (X - X^3) dt + {SIGMA} dW",
+        "scheme": "Euler-Maruyama",
+        "step": DT,
+        "held_out_nll_per_step": _table(scores, config.seed),
+        "null_nll_per_step": _table(null_scores, config.seed),
+        "drift_rms_error": float(np.sqrt(np.sum(weight * (learned_drift - true_drift) ** 2))),
+        "drift_rms": float(np.sqrt(np.sum(weight * true_drift**2))),
+        "sigma_mean": float(np.sum(weight * sigma)),
+        "sigma_true": SIGMA,
+        "stationary_total_variation": {
+            name: _total_variation(x, grid, density) for name, x in laws.items()
+        },
+        "config": settings,
+    }
+    curves = dict(grid=grid, density=density, law=laws["neural SDE"], data=data[:6, :, 0])
+    return results, curves | dict(true=true_drift, learned=learned_drift)
 
 
 def observe(sde: SDE, config: Demo, *, key: RandomKey) -> Float[Array, "path time 1"]:
@@ -150,8 +148,10 @@ def observe(sde: SDE, config: Demo, *, key: RandomKey) -> Float[Array, "path tim
 
 
 def shuffled(data: Float[Array, "path time 1"], seed: int) -> Float[Array, "path time 1"]:
-    """The same states of each path in random order: what is learned of them is no dynamics."""
-    return jnp.asarray(np.random.default_rng(seed).permuted(np.asarray(data), axis=1))
+    """The same states in random order over all paths and times: no dynamics, and no memory."""
+    return jnp.asarray(np.random.default_rng(seed).permutation(np.asarray(data).ravel())).reshape(
+        data.shape
+    )
 
 
 def step_nll(sde: SDE, y: State, after: State) -> Float[Array, ""]:
@@ -163,7 +163,7 @@ def step_nll(sde: SDE, y: State, after: State) -> Float[Array, ""]:
 
 def fit(
     model: SDE, data: Float[Array, "path time 1"], config: Demo, *, key: RandomKey, label: str
-) -> tuple[SDE, np.ndarray]:
+) -> SDE:
     """Minimise the transition likelihood over random observed steps with Adam."""
     befores, afters = data[:, :-1].reshape(-1, 1), data[:, 1:].reshape(-1, 1)
     batch = min(1024, len(befores))
@@ -188,27 +188,25 @@ def fit(
     def many(carry: Any, keys: Array) -> tuple[Any, Array]:
         return jax.lax.scan(step, carry, keys)
 
-    carry, losses = (arrays, optimizer.init(arrays)), []
+    carry = (arrays, optimizer.init(arrays))
     keys = jr.split(key, config.steps)
     with progress(label, config.steps, quiet=config.quiet) as advance:
         for first in range(0, config.steps, chunk):
             carry, values = many(carry, keys[first : first + chunk])
-            losses.append(np.asarray(values))
-            advance(len(values), f"loss {losses[-1].mean():.4f}")
-    return eqx.combine(carry[0], static), np.concatenate(losses)
+            advance(len(values), f"loss {values.mean():.4f}")
+    return eqx.combine(carry[0], static)
 
 
-def stationary_sample(model: SDE, config: Demo, *, key: RandomKey) -> np.ndarray:
+def stationary_sample(model: SDE, *, key: RandomKey) -> np.ndarray:
     """States of the fit after a long time, simulated with the scheme and step of the fit."""
-    paths, burn, keep = 1024, 30.0, 40.0
-    ts = np.append(0.0, np.arange(burn, keep + DT, 2.0))
+    ts = np.append(0.0, 30.0 + 2.0 * np.arange(LAW_TIMES))
     start_key, noise_key = jr.split(key)
-    y0s = jr.normal(start_key, (paths, 1))
+    y0s = jr.normal(start_key, (LAW_PATHS, 1))
 
     def one(y0: State, key: RandomKey) -> Float[Array, "time 1"]:
         return solve(model, y0, ts, key=key, dt=DT, solver=dfx.Euler()).path.ys[1:]
 
-    return np.asarray(jax.vmap(one)(y0s, jr.split(noise_key, paths))).reshape(-1)
+    return np.asarray(jax.vmap(one)(y0s, jr.split(noise_key, LAW_PATHS))).reshape(-1)
 
 
 def _scores(sde: SDE, data: Float[Array, "path time 1"]) -> np.ndarray:
@@ -217,13 +215,45 @@ def _scores(sde: SDE, data: Float[Array, "path time 1"]) -> np.ndarray:
     return np.asarray(per_step(sde, data[:, :-1], data[:, 1:])).mean(axis=1)
 
 
-def _linear_scores(train: Array, test: Array, order: int) -> np.ndarray:
-    """The same for y_{k+1} = c y_k + m + noise, by least squares; order 0 fixes c = 1, m = 0."""
-    x, y = np.asarray(train[:, :-1]).ravel(), np.asarray(train[:, 1:]).ravel()
-    slope, offset = np.polyfit(x, y, 1) if order else (1.0, 0.0)
-    variance = np.mean((y - slope * x - offset) ** 2)
-    r = np.asarray(test[:, 1:] - slope * test[:, :-1] - offset)[..., 0]
+def least_squares(data: Array) -> tuple[float, float, float]:
+    """Slope, offset and residual variance of y_{k+1} = c y_k + m + noise."""
+    x, y = np.asarray(data[:, :-1]).ravel(), np.asarray(data[:, 1:]).ravel()
+    slope, offset = np.polyfit(x, y, 1)
+    return slope, offset, np.mean((y - slope * x - offset) ** 2)
+
+
+def _variance(data: Array) -> float:
+    return float(np.mean(np.diff(np.asarray(data), axis=1) ** 2))
+
+
+def _linear_scores(linear: tuple[float, float, float], test: Array) -> np.ndarray:
+    """Mean negative log-likelihood per step of each path, under a linear step."""
+    slope, offset, variance = linear
+    r = np.asarray(test)[:, 1:, 0] - slope * np.asarray(test)[:, :-1, 0] - offset
     return (0.5 * (r**2 / variance + np.log(2 * np.pi * variance))).mean(axis=1)
+
+
+def _linear_law(linear: tuple[float, float, float], seed: int) -> np.ndarray:
+    """A sample of the stationary law of a linear step, as large as `stationary_sample`."""
+    slope, offset, variance = linear
+    draws = np.random.default_rng(seed).normal(size=LAW_PATHS * LAW_TIMES)
+    return offset / (1 - slope) + np.sqrt(variance / (1 - slope**2)) * draws
+
+
+def _total_variation(sample: np.ndarray, grid: Array, density: np.ndarray) -> float:
+    """Distance of a sample's histogram from a density."""
+    histogram, edges = np.histogram(sample, bins=44, range=(-2.2, 2.2), density=True)
+    exact = np.interp(0.5 * (edges[1:] + edges[:-1]), grid, density)
+    return float(0.5 * np.sum(np.abs(histogram - exact)) * (edges[1] - edges[0]))
+
+
+def _table(scores: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, Any]]:
+    """Each row's mean score, and its difference from VAR(1) path by path."""
+    reference = scores["linear, VAR(1)"]
+    return {
+        name: _interval(x, seed) | {"minus_linear": _interval(x - reference, seed)}
+        for name, x in scores.items()
+    }
 
 
 def _interval(scores: np.ndarray, seed: int) -> dict[str, float]:
@@ -235,24 +265,34 @@ def _interval(scores: np.ndarray, seed: int) -> dict[str, float]:
 
 def summary(results: dict[str, Any], out: Path, seconds: float) -> str:
     """The results as a person reads them."""
+
+    def rows(table: dict[str, dict[str, Any]]) -> list[str]:
+        lines = []
+        for name, row in table.items():
+            gap = row["minus_linear"]
+            lines.append(
+                f"  {name:<18}  {row['mean']:+.4f}   {gap['mean']:+.4f} "
+                f"[{gap['low']:+.4f}, {gap['high']:+.4f}]"
+            )
+        return lines
+
     lines = [
         "",
         "dynlm demo: a small neural SDE fitted to a problem with a known answer",
         f"  {results['problem']}, observed every {results['step']}",
         "",
-        "  one-step model      held-out negative log-likelihood per step, 95 % interval",
-    ]
-    for name, row in results["held_out_nll_per_step"].items():
-        lines.append(f"  {name:<18}  {row['mean']:+.4f}   [{row['low']:+.4f}, {row['high']:+.4f}]")
-    lines.append("  fitted and scored on paths shuffled in time, which have no dynamics:")
-    for name, row in results["shuffled_in_time_nll_per_step"].items():
-        lines.append(f"  {name:<18}  {row['mean']:+.4f}   [{row['low']:+.4f}, {row['high']:+.4f}]")
-    lines += [
+        "  held-out negative log-likelihood per step, and its difference from VAR(1), path by path",
+        *rows(results["held_out_nll_per_step"]),
+        "  the null, fitted and scored on the same states in random order:",
+        *rows(results["null_nll_per_step"]),
         "",
         f"  drift: RMS error {results['drift_rms_error']:.3f} of {results['drift_rms']:.3f}",
         f"  noise: sigma {results['sigma_mean']:.3f}, true {results['sigma_true']}",
-        "  stationary law: total variation from the exact one "
-        f"{results['stationary_total_variation']:.3f}",
+        "  stationary law: total variation from the exact one, of a sample from",
+    ]
+    for name, distance in results["stationary_total_variation"].items():
+        lines.append(f"  {name:<18}  {distance:.3f}")
+    lines += [
         "",
         f"  {out / 'demo.png'} and {out / 'results.json'} written, {seconds:.0f} s",
         "  The fit is of one Euler step, so it can score above the true SDE's own Euler step.",
@@ -263,9 +303,6 @@ def summary(results: dict[str, Any], out: Path, seconds: float) -> str:
 
 def draw(x: dict[str, Any]) -> bytes:
     """Three panels: observed paths, the drift, the stationary law."""
-    import matplotlib
-
-    matplotlib.use("agg", force=False)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")

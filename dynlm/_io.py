@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
+class BadArgument(ValueError):
+    """What a command was given cannot be done; the message is all that its user needs."""
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader finds the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ Each is a callable `(t, y) -> array` that says what it depends on, so that a dif
 on it knows its noise class.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, final
 
@@ -46,11 +47,30 @@ def with_time(time: Features | None, t: Time, y: State) -> Float[Array, " inputs
 
 
 @final
+class Dense(eqx.Module):
+    """A multilayer perceptron whose leaves are all arrays, so that its trees can be stacked."""
+
+    layers: list[eqx.nn.Linear]
+    activation: Callable = eqx.field(static=True)
+
+    def __init__(self, sizes: list[int], activation: Callable, *, key: RandomKey):
+        keys = jr.split(key, len(sizes) - 1)
+        self.layers = [eqx.nn.Linear(n, m, key=k) for n, m, k in zip(sizes, sizes[1:], keys)]
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.activation(layer(x))
+        return last(x)
+
+
+@final
 class StateNet(eqx.Module):
     """A multilayer perceptron of state and time with any output shape."""
 
-    net: eqx.nn.MLP
-    time: Features | None
+    net: Dense
+    time: Features | None = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
     depends: Depends = eqx.field(static=True, default="state")
 
@@ -65,11 +85,8 @@ class StateNet(eqx.Module):
         time: Features | None = raw_time,
         key: RandomKey,
     ):
-        size = 1
-        for n in shape:
-            size *= n
-        inputs = dim + features_of(time)
-        self.net = eqx.nn.MLP(inputs, size, width, depth, activation, key=key)
+        sizes = [dim + features_of(time), *[width] * depth, math.prod(shape)]
+        self.net = Dense(sizes, activation, key=key)
         self.time = time
         self.shape = shape
         self.depends = "state"
@@ -91,28 +108,21 @@ class TimeNet(eqx.Module):
 
 @final
 class ComponentNet(eqx.Module):
-    r"""One small network per component: $s_i(t, y) = s_i(t, y_i)$."""
+    r"""A small network for each component: $s_i(t, y) = s_i(t, y_i)$."""
 
-    w_in: Float[Array, "dim width inputs"]
-    b_in: Float[Array, "dim width"]
-    w_out: Float[Array, "dim width"]
-    b_out: Float[Array, " dim"]
-    time: Features | None
+    nets: Dense
+    time: Features | None = eqx.field(static=True)
     depends: Depends = eqx.field(static=True, default="component")
 
-    def __init__(self, dim: int, *, width: int, time: Features | None, key: RandomKey):
-        in_key, bias_key, out_key = jr.split(key, 3)
-        self.w_in = jr.normal(in_key, (dim, width, 1 + features_of(time)))
-        self.b_in = jr.normal(bias_key, (dim, width))
-        self.w_out = jr.normal(out_key, (dim, width)) / width**0.5
-        self.b_out = jnp.zeros(dim)
+    def __init__(self, dim: int, *, width: int, depth: int, time: Features | None, key: RandomKey):
+        sizes = [1 + features_of(time), *[width] * depth, 1]
+        self.nets = jax.vmap(lambda key: Dense(sizes, jax.nn.silu, key=key))(jr.split(key, dim))
         self.time = time
         self.depends = "component"
 
     def __call__(self, t: Time, y: State) -> State:
-        inputs = jax.vmap(lambda y_i: with_time(self.time, t, y_i))(y[:, None])
-        hidden = jnp.tanh(jnp.einsum("dwi,di->dw", self.w_in, inputs) + self.b_in)
-        return jnp.sum(self.w_out * hidden, axis=1) + self.b_out
+        one = jax.vmap(lambda net, y_i: net(with_time(self.time, t, y_i)))
+        return one(self.nets, y[:, None])[:, 0]
 
 
 @final
@@ -146,7 +156,7 @@ def field(
     if on == "state":
         return StateNet(dim, shape, width=width, depth=depth, time=time, key=key)
     if on == "component" and shape == (dim,):
-        return ComponentNet(dim, width=width, time=time, key=key)
+        return ComponentNet(dim, width=width, depth=depth, time=time, key=key)
     raise ValueError(
         f"`on` is {on!r} for an array of shape {shape}. Use 'nothing', 'time' or 'state'; "
         "'component' is for `Diagonal` only."

@@ -2,10 +2,10 @@
 
 import sys
 
-_DESCRIPTION = """Differentiable dynamics for language models.
+_DESCRIPTION = """Differentiable stochastic dynamics in JAX.
 
 Examples:
-  dynlm demo                          fit and simulate a small neural SDE, about a minute
+  dynlm demo                          fit and simulate a small neural SDE, under a minute
   dynlm demo --steps 500 --out /tmp/d a shorter one, elsewhere
   dynlm demo --quiet --json           results as one line of JSON
 """
@@ -17,9 +17,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     from . import __version__
     from ._demo import Demo, run
+    from ._io import BadArgument
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
+    if arguments[:1] == ["--version"]:
         print(__version__)
         return
     if not arguments:
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     demo.__doc__ = Demo.__doc__
     try:
         app.cli(prog="dynlm", description=_DESCRIPTION, args=arguments)
-    except (ValueError, OSError) as error:
+    except (BadArgument, OSError) as error:
         print(f"dynlm: {error}", file=sys.stderr)
         sys.exit(2)
 

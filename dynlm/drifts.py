@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
-from ._nets import Features, StateNet, features_of, with_time
+from ._nets import Dense, Features, StateNet, features_of, with_time
 from ._nets import Fourier as Fourier
 from ._nets import raw_time as raw_time
 from ._types import RandomKey, Scalar, State, Time
@@ -40,6 +40,13 @@ class Linear(AbstractDrift):
 
     matrix: Float[Array, "dim dim"]
     bias: Float[Array, " dim"]
+
+    def __check_init__(self) -> None:
+        a, b = jnp.shape(self.matrix), jnp.shape(self.bias)
+        if len(b) != 1 or a != (*b, *b):
+            raise ValueError(
+                f"`matrix` has shape {a}, `bias` {b}. Pass a (dim, dim) matrix and a (dim,) vector."
+            )
 
     def __call__(self, t: Time, y: State) -> State:
         return self.matrix @ y + self.bias
@@ -83,7 +90,7 @@ class ResidualMLP(AbstractDrift):
     blocks: list[tuple[eqx.nn.Linear, eqx.nn.Linear]]
     leave: eqx.nn.Linear
     activation: Callable = eqx.field(static=True)
-    time: Features | None
+    time: Features | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -132,10 +139,18 @@ class Gradient(AbstractDrift):
         key: RandomKey,
     ) -> "Gradient":
         """With a multilayer perceptron as the energy (a smooth activation, or f jumps)."""
-        return Gradient(eqx.nn.MLP(dim, "scalar", width, depth, activation, key=key))
+        return Gradient(_Energy(Dense([dim, *[width] * depth, 1], activation, key=key)))
 
     def __call__(self, t: Time, y: State) -> State:
         return -jax.grad(self.energy)(y)
+
+
+@final
+class _Energy(eqx.Module):
+    net: Dense
+
+    def __call__(self, y: State) -> Float[Array, ""]:
+        return self.net(y)[0]
 
 
 @final
@@ -170,7 +185,7 @@ class LipschitzMLP(AbstractDrift):
     """
 
     layers: list[eqx.nn.Linear]
-    time: Features | None
+    time: Features | None = eqx.field(static=True)
     lipschitz: float = eqx.field(static=True)
 
     def __init__(

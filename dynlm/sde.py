@@ -58,6 +58,16 @@ class SDE(AbstractSDE):
     def __check_init__(self) -> None:
         if self.calculus not in ("ito", "stratonovich"):
             raise ValueError(f"`calculus` is {self.calculus!r}. Use 'ito' or 'stratonovich'.")
+        if not isinstance(self.drift, AbstractDrift):
+            raise ValueError(
+                f"`drift` is {self.drift!r}. Use a family of `dynlm.drifts`; "
+                "`dynlm.drifts.Function(f)` takes any `f(t, y)`."
+            )
+        if not isinstance(self.diffusion, AbstractDiffusion):
+            raise ValueError(
+                f"`diffusion` is {self.diffusion!r}. Use a family of `dynlm.diffusions`; "
+                "`dynlm.diffusions.Scalar(s, dim)` takes a number or any `s(t, y)`."
+            )
 
     @property
     def dim(self) -> int:
@@ -112,7 +122,7 @@ class SDE(AbstractSDE):
             v: A scalar function `(t, y)`.
 
         Returns:
-            The function $LV$ of `(t, y)`: the mean rate at which V changes along the process.
+            The function $LV$ of `(t, y)`, the mean rate at which V changes along the process.
             It costs `noise_dim` Hessian-vector products, and `to_ito` for a Stratonovich SDE.
         """
         ito = self.to_ito()
@@ -175,8 +185,11 @@ class Langevin(AbstractSDE):
 
     def __check_init__(self) -> None:
         for name in ("gamma", "u"):
-            value = concrete(getattr(self, name))
-            if value is not None and value.dtype.kind == "f" and not (value > 0).all():
+            value = getattr(self, name)
+            if jnp.ndim(value) != 1 or jnp.shape(value) != jnp.shape(self.gamma):
+                raise ValueError(f"`{name}` is {value!r}. Use a vector, one number per position.")
+            value = concrete(value)
+            if value is not None and not (value > 0).all():
                 raise ValueError(f"`{name}` is {value}. Use positive numbers, one per position.")
 
     @property

@@ -81,8 +81,10 @@ class Trajectory(eqx.Module):
         if ys.ndim != 2:
             raise ValueError(
                 f"`ys` has shape {ys.shape}. One path is (time, dim); stack several with "
-                "`dynlm.trajectory.stack`."
+                "`dynlm.stack`."
             )
+        if ys.dtype.kind not in "biuf" and not jnp.issubdtype(ys.dtype, jnp.floating):
+            raise ValueError(f"`ys` has dtype {ys.dtype}. Pass real numbers.")
         if dtype is None:
             dtype = ys.dtype if jnp.issubdtype(ys.dtype, jnp.floating) else float
         dtype = jax_dtype(dtype)
@@ -116,9 +118,11 @@ class Trajectory(eqx.Module):
         """The path over a slice of its steps."""
         if not isinstance(steps, slice):
             raise TypeError(
-                f"`path[{steps!r}]`: take a slice such as `path[2:10]`, or `path.ys[i]`."
+                f"`path[{steps!r}]`: slice it, as in `path[2:10]`, or take `path.ys[i]`."
             )
-        return jax.tree.map(lambda x: x[steps], self)
+        if self.ts.ndim != 1:
+            raise ValueError("A batch has no steps of its own: slice one path, under `jax.vmap`.")
+        return Trajectory(self.ts[steps], self.ys[steps], self.mask[steps])
 
     def windows(self, length: int, stride: int = 1) -> "Trajectory":
         """All stretches of `length` steps, `stride` apart, stacked on a new leading axis.

@@ -140,6 +140,19 @@ def test_stationary_laws(name):
     assert kstest(ends + 0.15, lambda x: np.interp(x, grid, cdf)).pvalue < 1e-3
 
 
+@pytest.mark.parametrize("end", [1.0, 120.0, 1000.0])
+def test_long_and_late_solves_in_float32(end):
+    """The variance of Brownian motion over the last gap, and steps as many as asked for."""
+    sde = SDE(drifts.Function(lambda t, y: 0 * y), diffusions.Scalar(1.0, 64))
+    ts = np.array([0.0, end - 0.5, end])
+    sol = solve(sde, jnp.zeros(64), ts, key=KEY, dt=0.5 / 16)
+    assert int(sol.stats["num_steps"]) == round(end / 0.5 * 16)
+    last = sol.path.ys[2] - sol.path.ys[1]
+    assert 0.2 < float(jnp.mean(last**2)) < 1.0
+    late = solve(sde, jnp.zeros(64), ts + 1000.0, key=KEY, dt=0.5 / 16)
+    assert late.result == RESULTS.successful
+
+
 def test_fn_saves_what_it_returns():
     p = gbm()
     plain = solve(p.sde, p.y0, TS, key=KEY, dt=1 / 16).path.ys
@@ -216,6 +229,9 @@ def test_adaptive_default_path_and_its_refusals():
     ]:
         with pytest.raises(ValueError, match=sentence):
             solve(sde, p.y0, TS, key=KEY, **{"solver": dfx.SPaRK(), **arguments})
+    with pytest.raises(ValueError, match="whose steps need not end on `ts`"):
+        clip = dfx.ClipStepSizeController(pid)
+        solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=clip)
     path = CounterBrownianPath((1,), KEY, 0.1, levy_area=dfx.SpaceTimeLevyArea)
     with pytest.raises(ValueError, match="fixed grid, but `controller` adapts"):
         solve(sde, p.y0, TS, brownian=path, solver=dfx.SPaRK(), controller=pid)
@@ -275,6 +291,12 @@ def test_langevin_as_a_plain_sde_agrees():
         (dict(mode="both"), "`mode` is 'both'"),
         (dict(mode="forward", adjoint=dfx.DirectAdjoint()), "`adjoint` and `mode='forward'`"),
         (dict(adjoint=dfx.ImplicitAdjoint()), "ImplicitAdjoint"),
+        (dict(solver=dfx.Euler), "`solver` is <class .* Pass an instance"),
+        (dict(solver="euler"), "`solver` is 'euler'"),
+        (dict(adjoint=dfx.DirectAdjoint), "`adjoint` is <class"),
+        (dict(controller=dfx.ConstantStepSize()), "`controller` is .*for fixed steps pass `dt`"),
+        (dict(fn=lambda t, y: y[0]), "`fn` returns .* Return a vector"),
+        (dict(ts=[0.0, 5000.0], dt=1e-3), "float32 times up to 5000.0 cannot tell"),
         (dict(solver=dfx.Tsit5()), "a solver of ODEs"),
         (dict(solver=dfx.ALIGN()), "Pass a `dynlm.Langevin`"),
     ],
@@ -306,6 +328,9 @@ def test_wrong_fields_are_refused(unchecked):
         with pytest.raises(ValueError, match=sentence):
             solve(sde, y0, TS, key=KEY, dt=0.25)
     fine = SDE(drifts.Function(lambda t, y: y), good)
+    liar = SDE(fine.drift, diffusions.Diagonal(lambda t, y: 0.1 * y, 2, "time"))
+    with pytest.raises(ValueError, match="declares additive noise, but it is computed from the st"):
+        solve(liar, y0, TS, key=KEY, dt=0.25)
     with pytest.raises(ValueError, match=r"`brownian` has shape \(3,\)"):
         solve(fine, y0, TS, brownian=CounterBrownianPath((3,), KEY, 0.25), dt=0.25)
     with pytest.raises(ValueError, match="`dt` with traced times"):

@@ -97,7 +97,7 @@ def test_the_campaign_covered_every_supported_cell():
     assert max(row[5] for row in kept["rows"]) < TOLERANCE
 
 
-def test_every_other_cell_is_refused_by_solve():
+def test_each_kind_of_refusal_is_raised_by_solve():
     """One `solve` for every way a row is refused: it raises the sentence of the table."""
     seen = set()
     for cell in CELLS:

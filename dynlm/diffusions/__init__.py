@@ -10,8 +10,9 @@ is $\Sigma = g g^\top$; `solve` applies $\Sigma^{-1}$ and `logdet` is $\log\det\
 - `"general"`: anything else. A diagonal whose entries depend on the whole state is general.
 
 `Family.learned(dim, on=..., time=..., key=...)` makes the learned ones, positive by construction:
-`on` is "nothing", "time", "component" (`Diagonal` only) or "state". Networks see time too unless
-`time=None`; use that wherever the data are fitted without their times.
+`on` is "nothing", "time", "component" (`Diagonal` only) or "state". Networks, of `depth` hidden
+layers of `width`, see time too unless `time=None`; use that wherever the data are fitted without
+their times. The positive entries start at about `scale` and never fall below `floor`.
 """
 
 from ._base import AbstractDiffusion as AbstractDiffusion

@@ -92,6 +92,8 @@ def value_of(
 ) -> tuple[Value, Depends]:
     """`value` as a callable `(t, y)` and what it depends on."""
     if not callable(value):
+        if depends not in (None, "nothing"):
+            raise ValueError(f"`depends` is {depends!r}, but the value is an array. Leave it out.")
         array = jnp.asarray(value)
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         # With a dtype named, even its own, so that a Python number does not stay weakly typed.
@@ -99,7 +101,13 @@ def value_of(
         if array.shape != shape:
             raise ValueError(f"The value has shape {array.shape}; this diffusion needs {shape}.")
         return Parameter(array), "nothing"
-    depends = getattr(value, "depends", None) if depends is None else depends
+    known = getattr(value, "depends", None)
+    if None not in (known, depends) and known != depends:
+        raise ValueError(
+            f"`depends` is {depends!r}, but the value says that it depends on {known!r}. "
+            "Leave `depends` out."
+        )
+    depends = depends or known
     allowed = [d for d in STRENGTH if component or d != "component"]
     if depends not in allowed:
         raise ValueError(

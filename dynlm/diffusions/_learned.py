@@ -23,8 +23,7 @@ class Positive(eqx.Module):
     floor: float = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        if not (self.scale > 0 and self.floor > 0):
-            raise ValueError(f"`scale` is {self.scale} and `floor` {self.floor}; both must be > 0.")
+        check_scale(self.scale, self.floor)
 
     @property
     def depends(self) -> Depends:
@@ -43,6 +42,9 @@ class Cholesky(eqx.Module):
     scale: float = eqx.field(static=True)
     floor: float = eqx.field(static=True)
 
+    def __check_init__(self) -> None:
+        check_scale(self.scale, self.floor)
+
     @property
     def depends(self) -> Depends:
         return self.field.depends
@@ -55,3 +57,9 @@ class Cholesky(eqx.Module):
         below = jnp.zeros((self.dim, self.dim), entries.dtype)
         below = below.at[np.tril_indices(self.dim, -1)].set(self.scale * entries[self.dim :])
         return below + jnp.diag(diagonal)
+
+
+def check_scale(scale: float, floor: float) -> None:
+    """Refuse what would not be positive."""
+    if not (scale > 0 and floor > 0):
+        raise ValueError(f"`scale` is {scale} and `floor` {floor}; both must be > 0.")

@@ -27,13 +27,19 @@ from ._learned import Cholesky, Positive
 
 @final
 class Constant(AbstractDiffusion):
-    """A constant square matrix g; additive. `Full` and `Diagonal` are the learnable ones."""
+    """A constant square matrix g; additive. `Full` keeps a learned one invertible."""
 
     g: Float[Array, "dim dim"]
 
     def __check_init__(self) -> None:
+        shape = jnp.shape(self.g)
+        if len(shape) != 2 or shape[0] != shape[1]:
+            raise ValueError(
+                f"`g` has shape {shape}. Pass a square matrix; `diffusions.Scalar` takes a number, "
+                "`Diagonal` a vector, `Function` a rectangular matrix."
+            )
         g = concrete(self.g)
-        if g is not None and g.ndim == 2 and np.linalg.matrix_rank(g) < len(g):
+        if g is not None and np.linalg.matrix_rank(g) < len(g):
             raise ValueError(
                 f"`g` has rank {np.linalg.matrix_rank(g)} in dimension {len(g)}, so its covariance "
                 "has no inverse. Use `diffusions.Function` for degenerate noise."

@@ -1,8 +1,10 @@
 """What `solve` refuses about states, times and fields, each with what to pass instead."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,35 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._types import Noise, State, Time, concrete
 from ..sde import SDE, AbstractSDE
+
+
+def check_objects(solver: Any, controller: Any, brownian: Any, adjoint: Any) -> None:
+    """Refuse classes, strings and objects of another kind where Diffrax's instances belong."""
+    kinds = {
+        "solver": (solver, dfx.AbstractSolver, "diffrax.Euler()"),
+        "controller": (
+            controller,
+            dfx.AbstractAdaptiveStepSizeController,
+            "diffrax.PIDController(rtol=1e-3, atol=1e-3, dtmin=1e-3); for fixed steps pass `dt`",
+        ),
+        "brownian": (brownian, dfx.AbstractBrownianPath, "dynlm.CounterBrownianPath(...)"),
+        "adjoint": (adjoint, dfx.AbstractAdjoint, "diffrax.DirectAdjoint()"),
+    }
+    for name, (value, kind, example) in kinds.items():
+        if value is not None and (isinstance(value, type) or not isinstance(value, kind)):
+            raise ValueError(f"`{name}` is {value!r}. Pass an instance, such as {example}.")
+    if isinstance(controller, dfx.ClipStepSizeController):
+        raise ValueError(
+            "`controller` is a ClipStepSizeController, whose steps need not end on `ts`. Pass the "
+            "controller inside it: `solve` clips its steps to `ts`, and revisits rejected ones."
+        )
+
+
+def check_fn(fn: Callable, ts: Array, y0: State) -> None:
+    """Refuse an `fn` that does not return a vector."""
+    out = jax.eval_shape(lambda t, y: fn(t, y), ts[0], y0)
+    if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1:
+        raise ValueError(f"`fn` returns {out}. Return a vector, as in `jnp.stack([...])`.")
 
 
 def checked_state(y0: ArrayLike) -> State:
@@ -87,6 +118,14 @@ def check_shapes(sde: AbstractSDE, y0: State) -> None:
         return g.mv(w)
 
     out = jax.eval_shape(product, t0, y0, noise)
+    if sde.noise == "additive":
+        ones = jnp.ones_like(y0)
+        _, moves = eqx.filter_jvp(lambda y: sde.diffusion(t0, y), (y0,), (ones,))
+        if jax.tree.leaves(moves):
+            raise ValueError(
+                "`sde.diffusion` declares additive noise, but it is computed from the state. Say "
+                "what it depends on, as in `depends='state'`."
+            )
     if out.shape != y0.shape or out.dtype != y0.dtype:
         raise ValueError(
             f"`sde.diffusion` times noise is {out.dtype}{list(out.shape)}; `y0` is "

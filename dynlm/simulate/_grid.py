@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 
 from .._types import concrete
 
+_NEAR_END = 128
+
 
 @final
 class Grid(eqx.Module):
@@ -49,6 +51,13 @@ def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
         raise ValueError(f"`dt` is {dt}. Use a positive step.")
     times = times.astype(np.float64)
     gaps = np.diff(times)
+    # Diffrax takes any time within 100 units in the last place of the end for the end.
+    least = _NEAR_END * float(jnp.finfo(dtype).eps) * np.abs(times).max()
+    if step < least:
+        raise ValueError(
+            f"`dt` is {dt}, but {jnp.dtype(dtype).name} times up to {times[-1]} cannot tell such "
+            f"steps apart. Use `dt` of {least:.1e} or more, float64, or times nearer to 0."
+        )
     slack = 1e-6 + 4 * np.finfo(dtype).eps * np.abs(times).max() / step  # of rounded times
     exact = gaps / float(step)
     counts = np.maximum(np.ceil(exact - slack), 1).astype(int)
@@ -77,13 +86,14 @@ def grid_by_substeps(ts: Float[Array, " time"], substeps: int) -> Grid:
 def _strictly_increasing(times: Float[Array, " steps"]) -> Float[Array, " steps"]:
     """Equal times moved apart by units in the last place, as Diffrax needs; others stay.
 
-    The last one moves further: Diffrax takes any time within 100 units of the end for the end.
+    The last one moves further if it is near: Diffrax takes any time within 100 units for the end.
     """
     still = jnp.append(False, times[1:] <= times[:-1])
     count = jnp.cumsum(still)
     run = count - jax.lax.cummax(jnp.where(still, 0, count))  # place in a run of equal times
-    run = run.at[-1].add(jnp.where(still[-1], 256, 0))
     ulp = jnp.finfo(times.dtype).eps * jnp.maximum(jnp.max(jnp.abs(times)), 1.0)
+    near = times[-1] - times[-2] <= _NEAR_END * ulp
+    run = run.at[-1].add(jnp.where(near, 2 * _NEAR_END, 0))
     return times + run.astype(times.dtype) * ulp
 
 

@@ -13,7 +13,14 @@ from .._types import RandomKey, State, Time
 from ..sde import AbstractSDE, Langevin
 from ..trajectory import Trajectory
 from ._brownian import CounterBrownianPath
-from ._checks import check_noise_shape, check_shapes, checked_state, checked_times
+from ._checks import (
+    check_fn,
+    check_noise_shape,
+    check_objects,
+    check_shapes,
+    checked_state,
+    checked_times,
+)
 from ._grid import Grid, grid_by_dt, grid_by_substeps, repeat_at_equal_times
 from ._support import default_adjoint, is_half, levy_area_of, refusal
 
@@ -89,6 +96,7 @@ def solve(
         ValueError: For bad arguments, and for every combination of solver, noise, calculus, path
             and adjoint that would fail or converge to a wrong answer (docs, "Solvers").
     """
+    check_objects(solver, controller, brownian, adjoint)
     y0 = checked_state(y0)
     times, ts = checked_times(ts, y0)
     if solver is None:
@@ -166,6 +174,8 @@ def _integrate(
         start: Any = tuple(jnp.split(y0, 2))
     else:
         saved, start = (None if fn is None else _Save(fn)), y0
+    if fn is not None:
+        check_fn(fn, ts, y0)
     if saved is not None:
         saveat = eqx.tree_at(lambda s: s.subs.fn, saveat, saved)
     sol = dfx.diffeqsolve(
@@ -202,7 +212,7 @@ def _default_path(
     shape = jax.ShapeDtypeStruct((sde.noise_dim,), ts.dtype)
     levy = levy_area_of(solver)
     if controller is not None:
-        dtmin = getattr(getattr(controller, "controller", controller), "dtmin", None)
+        dtmin = getattr(controller, "dtmin", None)
         if dtmin is None:
             raise ValueError(
                 "`controller` has no `dtmin`, so the noise has no resolution. Use "
@@ -225,8 +235,6 @@ def _landing(
     controller: dfx.AbstractAdaptiveStepSizeController, ts: Array, sde: AbstractSDE
 ) -> dfx.AbstractAdaptiveStepSizeController:
     """`controller`, made to end a step on every time that is saved."""
-    if isinstance(controller, dfx.ClipStepSizeController):
-        return controller
     revisit = 100 if sde.noise == "general" else None  # or rejecting a step biases its Levy area
     return dfx.ClipStepSizeController(controller, step_ts=ts, store_rejected_steps=revisit)
 

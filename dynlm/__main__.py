@@ -1,0 +1,5 @@
+"""`python -m dynlm` is the command `dynlm`."""
+
+from .cli import main
+
+main()
