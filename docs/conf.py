@@ -39,7 +39,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 90
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "special-members": "__call__",
+    "show-inheritance": True,
+}
 autoclass_content = "class"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -76,7 +80,7 @@ def shorten(text: str) -> str:
 
 
 ALIASES = {
-    "Scalar": "float | int | Float[Array, '']",
+    "Time": "float | int | Float[Array, '']",
     "RandomKey": "Key[Array, ''] | UInt32[Array, 'words']",
     "State": "Float[Array, 'dim']",
     "ArrayLike": "Array | ndarray | bool | number | bool | int | float | complex",

@@ -64,11 +64,17 @@ def _bar(label: str, total: int) -> Iterator[Advance]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[rate]}{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, note="")
-        yield lambda amount, note="": bar.update(task, advance=amount, note=note)
+        task = bar.add_task(label, total=total, note="", rate="")
+
+        def advance(amount: int, note: str = "") -> None:
+            bar.update(task, advance=amount)
+            speed = bar.tasks[0].speed
+            bar.update(task, note=note, rate=f"{speed:.0f}/s " if speed else "")
+
+        yield advance
 
 
 def _lines(label: str, total: int) -> Advance:

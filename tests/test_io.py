@@ -40,5 +40,7 @@ def test_progress_is_lines_off_a_terminal_and_silent_if_quiet(capsys):
 def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with _io.progress("work", 2) as advance:
-        advance(2, "done")
-    assert "2/2" in capsys.readouterr().err
+        advance(1)
+        advance(1, "done")
+    shown = capsys.readouterr().err
+    assert "2/2" in shown and "/s done" in shown

@@ -134,7 +134,7 @@ def test_solve_is_the_only_caller_of_diffeqsolve():
         for node in ast.walk(ast.parse(path.read_text()))
         if "diffeqsolve" in (getattr(node, "attr", None), getattr(node, "id", None))
     }
-    assert callers <= {"simulate._solve"}
+    assert callers == {"simulate._solve"}
 
 
 GOOD = {

@@ -174,6 +174,38 @@ def test_a_diverged_path_does_not_kill_the_batch():
     assert np.isfinite(sol.path.ys[jnp.array([0, 2])]).all()
 
 
+FAMILIES = {
+    "mlp": lambda k: drifts.MLP(2, width=4, key=k),
+    "residual": lambda k: drifts.ResidualMLP(2, width=4, key=k),
+    "gradient": lambda k: drifts.Gradient.learned(2, width=4, key=k),
+    "lipschitz": lambda k: drifts.LipschitzMLP(2, lipschitz=1.0, width=4, key=k),
+    "diagonal": lambda k: diffusions.Diagonal.learned(2, on="component", width=4, key=k),
+    "low rank": lambda k: diffusions.LowRank.learned(2, rank=1, on="time", width=4, key=k),
+    "scalar": lambda k: diffusions.Scalar.learned(2, on="nothing", key=k),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_ensemble_is_a_stack_of_trees(name):
+    keys = jr.split(KEY, 3)
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *[FAMILIES[name](k) for k in keys])
+    jax.tree.map(np.testing.assert_array_equal, stacked, jax.vmap(FAMILIES[name])(keys))
+
+
+def test_solving_an_ensemble_equals_solving_its_members():
+    def make(key):
+        g = diffusions.Full.learned(2, width=4, depth=1, key=key)
+        return SDE(drifts.MLP(2, width=4, key=key), g)
+
+    def end(sde, key):
+        return solve(sde, jnp.ones(2), TS, key=key, dt=1 / 8).path.ys[-1]
+
+    keys = jr.split(KEY, 3)
+    together = jax.vmap(end)(jax.vmap(make)(keys), keys)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], end(make(keys[i]), keys[i]), rtol=1e-5)
+
+
 def test_second_call_does_not_retrace():
     traces = []
 
