@@ -161,7 +161,8 @@ class Controlled(AbstractDrift):
         drift: The drift without context.
         force: A callable `(t, y, u) -> state`.
         context: The path $u$, as a Diffrax path such as `diffrax.LinearInterpolation(ts, us)`.
-            A batch with one context each is made by stacking trees.
+            Before its first time and after its last it keeps its values there. A batch with one
+            context each is made by `equinox.filter_vmap(make)(contexts)`.
     """
 
     drift: AbstractDrift
@@ -169,7 +170,8 @@ class Controlled(AbstractDrift):
     context: dfx.AbstractPath
 
     def __call__(self, t: Time, y: State) -> State:
-        return self.drift(t, y) + self.force(t, y, self.context.evaluate(t))
+        within = jnp.clip(t, self.context.t0, self.context.t1)
+        return self.drift(t, y) + self.force(t, y, self.context.evaluate(within))
 
 
 @final

@@ -48,19 +48,37 @@ class SDE(AbstractSDE):
     Args:
         drift: $f$.
         diffusion: $g$.
-        calculus: "ito" or "stratonovich": which integral the two are written for.
+        calculus: "ito" or "stratonovich": which integral the two are read with.
+        base_calculus: The one that `drift` was written for, if another; the drift is then
+            corrected wherever it is used, by the diffusion as it is there and then.
     """
 
-    drift: AbstractDrift
+    base: AbstractDrift
     diffusion: AbstractDiffusion
-    calculus: Calculus = eqx.field(static=True, default="ito")
+    calculus: Calculus = eqx.field(static=True)
+    base_calculus: Calculus = eqx.field(static=True)
+
+    def __init__(
+        self,
+        drift: AbstractDrift,
+        diffusion: AbstractDiffusion,
+        calculus: Calculus = "ito",
+        base_calculus: Calculus | None = None,
+    ):
+        self.base = drift
+        self.diffusion = diffusion
+        self.calculus = calculus
+        self.base_calculus = calculus if base_calculus is None else base_calculus
 
     def __check_init__(self) -> None:
-        if self.calculus not in ("ito", "stratonovich"):
-            raise ValueError(f"`calculus` is {self.calculus!r}. Use 'ito' or 'stratonovich'.")
-        if not isinstance(self.drift, AbstractDrift):
+        for name in ("calculus", "base_calculus"):
+            if getattr(self, name) not in ("ito", "stratonovich"):
+                raise ValueError(
+                    f"`{name}` is {getattr(self, name)!r}. Use 'ito' or 'stratonovich'."
+                )
+        if not isinstance(self.base, AbstractDrift):
             raise ValueError(
-                f"`drift` is {self.drift!r}. Use a family of `dynlm.drifts`; "
+                f"`drift` is {self.base!r}. Use a family of `dynlm.drifts`; "
                 "`dynlm.drifts.Function(f)` takes any `f(t, y)`."
             )
         if not isinstance(self.diffusion, AbstractDiffusion):
@@ -68,6 +86,13 @@ class SDE(AbstractSDE):
                 f"`diffusion` is {self.diffusion!r}. Use a family of `dynlm.diffusions`; "
                 "`dynlm.diffusions.Scalar(s, dim)` takes a number or any `s(t, y)`."
             )
+
+    @property
+    def drift(self) -> AbstractDrift:
+        """$f$ in this SDE's calculus: `base`, or `base` and its correction by the diffusion."""
+        if self.calculus == self.base_calculus or self.noise == "additive":
+            return self.base
+        return _Corrected(self.base, self.diffusion, 1.0 if self.calculus == "ito" else -1.0)
 
     @property
     def dim(self) -> int:
@@ -88,23 +113,14 @@ class SDE(AbstractSDE):
         `Diagonal` one forward derivative of g; `Scalar` one reverse derivative; a full-state
         `Diagonal` `dim` forward derivatives; `LowRank`, `Full` and `Function` `noise_dim`.
         """
-        return self._in("ito", 1.0)
+        return SDE(self.base, self.diffusion, "ito", self.base_calculus)
 
     def to_stratonovich(self) -> "SDE":
         r"""The same process in Stratonovich form: drift $f - \tfrac12\sum_j (Dg_j)\,g_j$.
 
-        The cost is that of `to_ito`.
+        The cost is that of `to_ito`. Converting back is free.
         """
-        return self._in("stratonovich", -1.0)
-
-    def _in(self, calculus: Calculus, sign: float) -> "SDE":
-        if calculus == self.calculus:
-            return self
-        if self.noise == "additive":
-            return SDE(self.drift, self.diffusion, calculus)
-        if isinstance(self.drift, _Corrected) and self.drift.diffusion is self.diffusion:
-            return SDE(self.drift.drift, self.diffusion, calculus)  # there and back is free
-        return SDE(_Corrected(self.drift, self.diffusion, sign), self.diffusion, calculus)
+        return SDE(self.base, self.diffusion, "stratonovich", self.base_calculus)
 
     def terms(self, brownian: dfx.AbstractBrownianPath) -> dfx.MultiTerm:
         """The Diffrax terms of this SDE driven by a Brownian path of shape (noise_dim,)."""

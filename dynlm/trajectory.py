@@ -30,15 +30,21 @@ class Trajectory(eqx.Module):
     mask: Bool[Array, " time"]
 
     def __check_init__(self) -> None:
+        if (self.ts.ndim, self.ys.ndim, self.mask.ndim) != (1, 2, 1) or self.mask.dtype != bool:
+            raise ValueError(
+                f"`ts` {self.ts.shape}, `ys` {self.ys.shape} and `mask` {self.mask.shape} "
+                f"({self.mask.dtype}) must be (time,), (time, dim) and (time,) of booleans. "
+                "Use `Trajectory.from_arrays`, and `dynlm.stack` for a batch."
+            )
         if self.ts.shape[:1] != self.ys.shape[:1] or self.ts.shape != self.mask.shape:
             raise ValueError(
                 f"`ts` {self.ts.shape}, `ys` {self.ys.shape} and `mask` {self.mask.shape} must "
                 "share their first axis. Pass one time, one state and one mask entry per step."
             )
-        if self.ts.dtype != self.ys.dtype:
+        if self.ts.dtype != _time_dtype(self.ys.dtype):
             raise ValueError(
-                f"`ts` is {self.ts.dtype} and `ys` is {self.ys.dtype}. "
-                "Use `Trajectory.from_arrays`, which brings both to one dtype."
+                f"`ts` is {self.ts.dtype} and `ys` is {self.ys.dtype}. Use "
+                "`Trajectory.from_arrays`: times have the states' dtype, or float32 if it is less."
             )
         ts, mask = concrete(self.ts), concrete(self.mask)
         if ts is None or mask is None:
@@ -76,6 +82,8 @@ class Trajectory(eqx.Module):
             dtype: Floating dtype of times and states; by default that of `ys` where it is a
                 floating one, else JAX's default.
         """
+        if any(concrete(x) is None for x in (ys, ts, mask)):
+            raise ValueError("`from_arrays` checks values. While tracing, build `Trajectory(...)`.")
         ys = np.asarray(ys)
         ys = ys[:, None] if ys.ndim == 1 else ys
         if ys.ndim != 2:
@@ -102,7 +110,15 @@ class Trajectory(eqx.Module):
                 "before it with `mask`."
             )
         ys = np.where(mask[:, None], ys, 0)
-        return Trajectory(jnp.asarray(ts, dtype), jnp.asarray(ys, dtype), jnp.asarray(mask))
+        times = jnp.asarray(ts, _time_dtype(dtype))
+        lost = (np.diff(ts) > 0) & (np.diff(np.asarray(times)) == 0)
+        if lost.any():
+            where = int(np.argmax(lost))
+            raise ValueError(
+                f"`ts[{where}]` {ts[where]} and {ts[where + 1]} are equal in {times.dtype}. "
+                "Count time from the start of the path, or use float64."
+            )
+        return Trajectory(times, jnp.asarray(ys, dtype), jnp.asarray(mask))
 
     @property
     def dim(self) -> int:
@@ -129,6 +145,8 @@ class Trajectory(eqx.Module):
 
         A window that reaches into padding keeps it in its mask.
         """
+        if self.ts.ndim != 1:
+            raise ValueError("A batch has no steps of its own: take windows under `jax.vmap`.")
         steps = self.ts.shape[0]
         if not 1 <= length <= steps:
             raise ValueError(f"`length` is {length}; the path has {steps} steps. Use 1 to {steps}.")
@@ -136,6 +154,11 @@ class Trajectory(eqx.Module):
             raise ValueError(f"`stride` is {stride}. Use 1 or more.")
         rows = np.arange(0, steps - length + 1, stride)[:, None] + np.arange(length)
         return jax.tree.map(lambda x: x[rows], self)
+
+
+def _time_dtype(dtype: Any) -> Any:
+    """The dtype of the times of states of `dtype`: no narrower than float32."""
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def stack(paths: Sequence[Trajectory], length: int | None = None) -> Trajectory:

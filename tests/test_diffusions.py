@@ -131,10 +131,17 @@ def test_scalar_in_one_dimension_commutes():
         (lambda: D.Diagonal(0.3), "diffusions.Scalar"),
         (lambda: D.LowRank(jnp.ones(2), jnp.ones((3, 1))), r"shape \(3, 1\).*needs \(2, 1\)"),
         (lambda: D.LowRank(jnp.ones(2), lambda t, y: y, depends="time"), "`rank` is None"),
+        (lambda: D.LowRank(jnp.ones(2), jnp.ones(2)), r"`u` has shape \(2,\)"),
+        (lambda: D.Function(lambda t, y: y, 2, 2, "diagonal"), "`noise` is 'diagonal'"),
+        (lambda: D.Full.learned(2, scale=-1.0, key=jr.key(0)), "`scale` is -1.0"),
+        (lambda: D.Diagonal(D.Diagonal.learned(2, key=jr.key(0)).s, 2, "time"), "says that it dep"),
+        (lambda: D.Diagonal(jnp.ones(2), depends="state"), "the value is an array"),
+        (lambda: D.Scalar(lambda t, y: y, 3, "state")(0.0, Y), r"shape \(3,\); it needs \(\)"),
+        (lambda: D.Full(lambda t, y: jnp.eye(2), 3, "time").logdet(0.0, Y), r"it needs \(3, 3\)"),
         (lambda: D.Full.learned(2, on="component", key=jr.key(0)), "`on` is 'component'"),
         (lambda: D.Diagonal.learned(2, floor=0.0, key=jr.key(0)), "`floor` 0.0"),
     ],
 )
-def test_bad_arguments_are_refused(make, sentence):
+def test_bad_arguments_are_refused(make, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
         make()

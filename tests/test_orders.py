@@ -26,7 +26,7 @@ CASES = [
 def test_strong_order(solver, noise, order, x64):
     """GBM against its closed form; a sine drift and a non-commutative one against a finer solve."""
     if noise == "commutative":
-        problem = problems.gbm(sigma=0.5)
+        problem = problems.gbm_correlated()  # two components, whose columns meet
         truth = closed_form(problem)
     elif noise == "additive":
         drift = drifts.Function(

@@ -42,13 +42,32 @@ def test_generator_against_finite_differences_with_time(getkey, x64):
 def test_conversion_there_and_back_is_the_same_drift(getkey):
     sde, y = general(getkey), jr.normal(getkey(), (DIM,))
     there = sde.to_stratonovich()
-    assert there.calculus == "stratonovich" and sde.to_ito() is sde
+    assert there.calculus == "stratonovich" and sde.to_ito().drift is sde.drift
     np.testing.assert_allclose(
         there.drift(0.1, y), sde.drift(0.1, y) - sde.diffusion.correction(0.1, y), rtol=1e-5
     )
     assert there.to_ito().drift is sde.drift
     additive = SDE(sde.drift, diffusions.Scalar(0.3, DIM))
     assert additive.to_stratonovich().drift is sde.drift
+
+
+def test_a_converted_sde_has_one_diffusion_and_follows_it(getkey):
+    """Through a pytree operation and an update of the diffusion, as training makes them."""
+    sde, y = general(getkey), jr.normal(getkey(), (DIM,))
+    there = jax.tree.map(lambda x: 1.0 * x, sde.to_stratonovich())
+    assert len(jax.tree.leaves(there)) == len(jax.tree.leaves(sde))
+    moved = jax.tree.map(lambda x: 1.3 * x, there)
+    expected = moved.base(0.1, y) - moved.diffusion.correction(0.1, y)
+    np.testing.assert_allclose(moved.drift(0.1, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(moved.to_ito().drift(0.1, y), moved.base(0.1, y))
+
+
+def test_relabelling_a_converted_drift_corrects_it_again(getkey):
+    sde, y = general(getkey), jr.normal(getkey(), (DIM,))
+    half = sde.to_stratonovich().drift  # f - c, now taken for an Ito drift
+    again = SDE(half, sde.diffusion, "ito").to_stratonovich()
+    c = sde.diffusion.correction(0.1, y)
+    np.testing.assert_allclose(again.drift(0.1, y), sde.drift(0.1, y) - 2 * c, rtol=1e-5)
 
 
 def test_generator_does_not_depend_on_the_calculus(getkey):

@@ -90,19 +90,18 @@ def test_gradients_finite_under_padding_equal_times_and_zero_noise(sigma):
 
 
 def test_moments_of_ornstein_uhlenbeck():
-    """Mean and covariance of 20,000 paths within four standard errors of the exact ones."""
+    """Mean and covariance of 20,000 paths within four or five standard errors of the exact ones."""
     p, n = (
         problems.ou(theta=jnp.array([[1.0, 0.5], [-0.5, 1.0]]), sigma=0.6, y0=[1.0, -1.0]),
         20_000,
     )
-    ends = jax.vmap(lambda key: solve(p.sde, p.y0, TS, key=key, dt=1 / 64).path.ys[-1])(
-        jr.split(KEY, n)
-    )
-    mean, cov = p.mean(1.0, p.y0), p.covariance(1.0, p.y0)
-    bias = 1 / 64  # weak order 1
-    assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n) + bias)
-    assert np.all(np.abs(np.cov(np.asarray(ends).T) - cov) < 4 * 0.6**2 * np.sqrt(2 / n) + bias)
-    assert np.max(np.abs(mean)) > 10 * bias
+    ends = jax.vmap(
+        lambda key: solve(p.sde, p.y0, TS, key=key, dt=1 / 64, solver=dfx.ShARK()).path.ys[-1]
+    )(jr.split(KEY, n))
+    mean, cov = p.mean(1.0, p.y0), np.asarray(p.covariance(1.0, p.y0))
+    assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n))
+    scale = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+    assert np.all(np.abs(np.cov(np.asarray(ends).T) - cov) < 5 * scale * np.sqrt(2 / n))
 
 
 def test_moments_of_geometric_brownian_motion():
@@ -151,6 +150,119 @@ def test_long_and_late_solves_in_float32(end):
     assert 0.2 < float(jnp.mean(last**2)) < 1.0
     late = solve(sde, jnp.zeros(64), ts + 1000.0, key=KEY, dt=0.5 / 16)
     assert late.result == RESULTS.successful
+
+
+def clock(ts, **arguments):
+    """The states of dy = dt with next to no noise: each is the time since the start."""
+    sde = SDE(drifts.Function(lambda t, y: 1 + 0 * y), diffusions.Scalar(1e-6, 1))
+    return np.asarray(solve(sde, jnp.zeros(1), ts, key=KEY, **arguments).path.ys[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("ts", "arguments"),
+    [
+        ([1000.0, 1000.5], dict(substeps=64)),
+        ([0.0, 1000.0, 1000.01], dict(substeps=1)),
+        ([0.0, 1000.0], dict(dt=0.01)),
+        ([0.0, 0.3, 1.0, 1.00001], dict(dt=1e-3)),
+        ([0.0, 0.37, 100.0, 100.001], dict(dt=0.1)),
+        ([0.0, 1e-6, 2e-6, 3e-6], dict(substeps=10)),
+        ([0.0, 1e-6, 2.5e-6, 3e-6], dict(dt=3e-7)),
+        ([0.0, 1e-6, 1e-6, 2e-6], dict(dt=1e-7)),
+    ],
+)
+def test_states_are_those_of_the_times_asked_for(ts, arguments):
+    """And the noise of the last gap is that of its length, however short."""
+    times = np.asarray(ts, np.float32)
+    late = np.abs(clock(times, **arguments) - (times - times[0]))
+    assert late.max() < 3e-5 * (times[-1] - times[0]) + 4e-6
+    sde = SDE(drifts.Function(lambda t, y: 0 * y), diffusions.Scalar(1.0, 1000))
+    ys = solve(sde, jnp.zeros(1000), times, key=KEY, **arguments).path.ys
+    ratio = float(jnp.var(ys[-1] - ys[-2])) / float(times[-1] - times[-2])
+    assert 0.8 < ratio < 1.25
+
+
+def test_gaps_that_are_nearly_even_do_not_drift():
+    n = 2000
+    gaps = 1 + 0.009 * np.sin(2 * np.pi * np.arange(n) / n)
+    ts = np.append(0, np.cumsum(gaps)) / n
+    assert np.abs(clock(ts, dt=1 / n) - ts).max() < 0.05 / n
+
+
+def test_padding_at_the_end_works_with_a_path_of_ones_own():
+    p = gbm()
+    for path in (
+        CounterBrownianPath((1,), KEY, 1 / 16),
+        dfx.VirtualBrownianTree(0.0, 1.0, 1 / 64, (1,), KEY),
+    ):
+        plain = solve(p.sde, p.y0, [0.0, 0.5, 1.0], brownian=path, dt=1 / 16).path.ys
+        for arguments in (dict(dt=1 / 16), dict(substeps=8)):
+            padded = solve(p.sde, p.y0, [0.0, 0.5, 1.0, 1.0], brownian=path, **arguments).path.ys
+            np.testing.assert_allclose(padded[:3], plain, rtol=1e-5)
+            np.testing.assert_array_equal(padded[3], padded[2])
+
+
+def test_a_tree_coarser_than_the_steps_is_refused():
+    p = gbm()
+    with pytest.raises(Exception, match="`tol` larger than a step"):
+        path = dfx.VirtualBrownianTree(0.0, 1.0, 0.1, (1,), KEY)
+        solve(p.sde, p.y0, TS, brownian=path, dt=1 / 64)
+    with pytest.raises(Exception, match="half of `dtmin`"):
+        path = dfx.VirtualBrownianTree(0.0, 1.0, 0.1, (1,), KEY, dfx.SpaceTimeLevyArea)
+        pid = dfx.PIDController(rtol=1e-2, atol=1e-2, dtmin=1e-3)
+        sde = p.sde.to_stratonovich()
+        solve(sde, p.y0, TS, brownian=path, solver=dfx.SPaRK(), controller=pid)
+
+
+@pytest.mark.parametrize("solver", [dfx.Euler, dfx.ShARK])
+def test_learned_noise_of_time_is_additive_for_every_solver(solver):
+    """Every family, beside its own standard deviation, by the spread of many paths."""
+    for make in (diffusions.Scalar, diffusions.Diagonal, diffusions.Full):
+        g = make.learned(2, on="time", width=4, depth=1, key=KEY)
+        sde = SDE(drifts.Function(lambda t, y: 0 * y), g)
+        ends = jax.vmap(
+            lambda k, sde=sde: solve(
+                sde, jnp.zeros(2), [0.0, 0.1], key=k, dt=0.05, solver=solver()
+            ).path.ys[-1]
+        )(jr.split(KEY, 2000))
+        expected = 0.1 * g.covariance(0.05, jnp.zeros(2)).as_matrix()
+        np.testing.assert_allclose(np.cov(ends.T), expected, atol=0.012)
+
+
+def test_default_adjoints_follow_the_path_and_the_mode():
+    p = gbm()
+    unsafe = dfx.UnsafeBrownianPath((1,), KEY)
+    assert solve(p.sde, p.y0, TS, brownian=unsafe, dt=1 / 4).result == RESULTS.successful
+
+    def end(y0, **arguments):
+        return solve(p.sde, y0, TS, key=KEY, dt=1 / 4, **arguments).path.ys[-1, 0]
+
+    _, forward = jax.jvp(lambda y0: end(y0, mode="forward"), (p.y0,), (jnp.ones(1),))
+    for arguments in ({}, {"mode": "reverse"}):
+        np.testing.assert_allclose(jax.grad(end)(p.y0, **arguments)[0], forward)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(end, (p.y0,), (jnp.ones(1),))
+
+
+def test_divergence_is_judged_by_the_state_not_by_fn():
+    sde = SDE(drifts.Function(lambda t, y: y**3), diffusions.Scalar(0.1, 1))
+    hidden = solve(
+        sde, jnp.array([30.0]), TS, key=KEY, dt=1 / 16, fn=lambda t, y: jnp.nan_to_num(jnp.tanh(y))
+    )
+    assert hidden.result == RESULTS.diverged and not hidden.path.mask[-1]
+    p = gbm()
+    healthy = solve(p.sde, p.y0, TS, key=KEY, dt=1 / 16, fn=lambda t, y: jnp.log(t)[None])
+    assert healthy.result == RESULTS.successful and healthy.path.mask.all()
+
+
+def test_moments_of_noise_that_does_not_commute():
+    p, n = problems.gbm_noncommutative(), 20_000
+    ends = jax.vmap(lambda k: solve(p.sde, p.y0, TS, key=k, dt=1 / 64).path.ys[-1])(
+        jr.split(KEY, n)
+    )
+    mean, cov = p.mean(1.0, p.y0), np.asarray(p.covariance(1.0, p.y0))
+    assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n) + 0.02)
+    assert np.abs(np.cov(np.asarray(ends).T) - cov).max() < 0.1 * cov.max()
 
 
 def test_fn_saves_what_it_returns():
@@ -251,7 +363,12 @@ def test_adaptive_default_path_and_its_refusals():
     sde = p.sde.to_stratonovich()
     pid = dfx.PIDController(rtol=1e-2, atol=1e-2, dtmin=1e-3)
     sol = solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=pid)
-    assert sol.result == RESULTS.successful and sol.path.ys.shape == (5, 1)
+    assert sol.result == RESULTS.successful
+    struct = jax.ShapeDtypeStruct((1,), jnp.float32)  # its own path, made again
+    path = dfx.VirtualBrownianTree(0.0, 1.0, 5e-4, struct, KEY, dfx.SpaceTimeLevyArea)
+    exact = jnp.stack([p.exact(t, p.y0, path.evaluate(0.0, t)) for t in TS])
+    np.testing.assert_allclose(sol.path.ys, exact, rtol=0.03)  # at every saved time
+    assert float(jnp.abs(jnp.diff(exact, 2, axis=0)).min()) > 0.05  # far from a line
     short = solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=pid, max_steps=3)
     assert short.result == RESULTS.max_steps_reached and not short.path.mask[-1]
     for arguments, sentence in [
@@ -291,6 +408,27 @@ def test_langevin_moments(solver, x64):
     assert np.all(np.abs(ends.mean(axis=0) - mean) < 4 * np.sqrt(np.diag(cov) / n))
     scale = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
     assert np.all(np.abs(np.cov(np.asarray(ends).T) - cov) < 5 * scale * np.sqrt(2 / n))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "adjoint", "differentiate"),
+    [
+        (dfx.ALIGN, dfx.RecursiveCheckpointAdjoint, jax.jacrev),
+        (dfx.ShOULD, dfx.DirectAdjoint, jax.jacrev),
+        (dfx.QUICSORT, dfx.ForwardMode, jax.jacfwd),
+    ],
+)
+def test_langevin_derivatives(solver, adjoint, differentiate, x64):
+    """In a quadratic potential the end depends on the start by a matrix exponential, exactly."""
+    p = problems.langevin()
+
+    def end(y0):
+        options = dict(key=KEY, solver=solver(), dt=1 / 64, adjoint=adjoint())
+        return solve(p.sde, y0, TS, **options).path.ys[-1]
+
+    expected = jax.jacfwd(lambda y0: p.mean(1.0, y0))(p.y0)
+    np.testing.assert_allclose(differentiate(end)(p.y0), expected, atol=2e-3)
 
 
 def test_langevin_as_a_plain_sde_agrees():
@@ -354,7 +492,7 @@ def test_wrong_fields_are_refused(unchecked):
             SDE(
                 drifts.Function(lambda t, y: y), diffusions.Diagonal(lambda t, y: y[:1], 2, "state")
             ),
-            r"returns a \(1 x 1\) operator",
+            r"returned shape \(1,\); it needs \(2,\)",
         ),
     ]:
         with pytest.raises(ValueError, match=sentence):

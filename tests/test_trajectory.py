@@ -16,7 +16,9 @@ def test_from_arrays_defaults_and_dtypes():
     p = Trajectory.from_arrays(np.arange(3))
     assert p.ys.shape == (3, 1) and p.ys.dtype == p.ts.dtype == jnp.float32
     np.testing.assert_array_equal(p.ts, [0, 1, 2])
-    assert Trajectory.from_arrays(np.zeros((2, 2), np.float16)).ts.dtype == jnp.float16
+    half = Trajectory.from_arrays(np.zeros((600, 2), jnp.bfloat16))
+    assert half.ys.dtype == jnp.bfloat16 and half.ts.dtype == jnp.float32
+    np.testing.assert_array_equal(half.ts, np.arange(600))
 
 
 def test_windows_are_slices():
@@ -61,6 +63,8 @@ def test_padding_may_hold_anything():
         (dict(ys=np.zeros((3, 2)), mask=[True, False, True]), "`mask` has a hole: entry 1"),
         (dict(ys=np.zeros((3, 2, 1))), r"shape \(3, 2, 1\).*stack"),
         (dict(ys=[[0.0], [np.inf]]), r"`ys\[1\]` is not finite"),
+        (dict(ys=np.zeros((2, 1)), ts=[1.7e9, 1.7e9 + 1]), "are equal in float32"),
+        (dict(ys=np.zeros((2, 1), complex)), "dtype complex128"),
     ],
 )
 def test_bad_arrays_are_refused(arguments, sentence):
@@ -72,6 +76,16 @@ def test_bad_fields_are_refused(unchecked):
     ts, ys, mask = jnp.arange(3.0), jnp.zeros((3, 1)), jnp.ones(3, bool)
     with pytest.raises(ValueError, match="one time, one state and one mask"):
         Trajectory(ts, jnp.zeros((4, 1)), mask)
+    with pytest.raises(ValueError, match=r"must be \(time,\), \(time, dim\)"):
+        Trajectory(ts, ts, mask)
+    with pytest.raises(ValueError, match=r"\(float32\) must be"):
+        Trajectory(ts, ys, mask.astype(jnp.float32))
+    batch = dynlm.stack([Trajectory(ts, ys, mask)] * 2)
+    for call in (lambda: batch.windows(2), lambda: batch[:1]):
+        with pytest.raises(ValueError, match="A batch has no steps"):
+            call()
+    with pytest.raises(ValueError, match="While tracing"):
+        jax.jit(Trajectory.from_arrays)(ys)
     with pytest.raises(ValueError, match="`ts` is float16 and `ys` is float32"):
         Trajectory(ts.astype(jnp.float16), ys, mask)
     with pytest.raises(ValueError, match="`length` is 4; the path has 3"):

@@ -117,6 +117,17 @@ def value_of(
     return value, depends
 
 
+def evaluate(value: Value, t: Time, y: State, shape: tuple[int, ...]) -> Array:
+    """`value(t, y)`, refused unless it has the shape that its family needs."""
+    out = value(t, y)
+    if jnp.shape(out) != shape:
+        raise ValueError(
+            f"The diffusion's callable returned shape {jnp.shape(out)}; it needs {shape} for a "
+            f"state of shape {y.shape}. Return one value per component, or use another family."
+        )
+    return out
+
+
 def dim_of(value: ArrayLike | Value, dim: int | None) -> int:
     if dim is not None:
         return dim

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._nets import Depends, Features, field, raw_time
 from .._types import NoiseClass, RandomKey, State, Time
-from ._base import AbstractDiffusion, Value, dim_of, noise_class, value_of
+from ._base import AbstractDiffusion, Value, dim_of, evaluate, noise_class, value_of
 from ._learned import Positive
 
 
@@ -61,21 +61,23 @@ class Scalar(AbstractDiffusion):
         return noise_class(self.depends, commutes=self.dim == 1)
 
     def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(jnp.full_like(y, self.s(t, y)))
+        return lx.DiagonalLinearOperator(jnp.full_like(y, evaluate(self.s, t, y, ())))
 
     def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(jnp.full_like(y, self.s(t, y) ** 2))
+        return lx.DiagonalLinearOperator(jnp.full_like(y, evaluate(self.s, t, y, ()) ** 2))
 
     def solve(self, t: Time, y: State, r: State) -> State:
-        return r / self.s(t, y) ** 2
+        return r / evaluate(self.s, t, y, ()) ** 2
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
-        return 2 * self.dim * jnp.log(jnp.abs(self.s(t, y)))
+        return 2 * self.dim * jnp.log(jnp.abs(evaluate(self.s, t, y, ())))
 
     def correction(self, t: Time, y: State) -> State:
         if self.noise == "additive":
             return jnp.zeros_like(y)
-        s, pullback = jax.vjp(lambda y: self.s(t, y), y)  # g_ij = s d_ij: (Dg_j g_j)_i = s ds/dy_i
+        s, pullback = jax.vjp(
+            lambda y: evaluate(self.s, t, y, ()), y
+        )  # g_ij = s d_ij: (Dg_j g_j)_i = s ds/dy_i
         return 0.5 * pullback(s)[0]
 
 
@@ -125,21 +127,21 @@ class Diagonal(AbstractDiffusion):
         return noise_class(self.depends, commutes=self.depends == "component" or self.dim == 1)
 
     def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(self.s(t, y))
+        return lx.DiagonalLinearOperator(evaluate(self.s, t, y, (self.dim,)))
 
     def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        return lx.DiagonalLinearOperator(self.s(t, y) ** 2)
+        return lx.DiagonalLinearOperator(evaluate(self.s, t, y, (self.dim,)) ** 2)
 
     def solve(self, t: Time, y: State, r: State) -> State:
-        return r / self.s(t, y) ** 2
+        return r / evaluate(self.s, t, y, (self.dim,)) ** 2
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
-        return 2 * jnp.sum(jnp.log(jnp.abs(self.s(t, y))))
+        return 2 * jnp.sum(jnp.log(jnp.abs(evaluate(self.s, t, y, (self.dim,)))))
 
     def correction(self, t: Time, y: State) -> State:
         if self.noise == "additive":
             return jnp.zeros_like(y)
-        s = self.s(t, y)
+        s = evaluate(self.s, t, y, (self.dim,))
         if self.noise == "commutative":  # the Jacobian is diagonal: one product with it is enough
-            return 0.5 * jax.jvp(lambda y: self.s(t, y), (y,), (s,))[1]
-        return 0.5 * s * jnp.diagonal(jax.jacfwd(lambda y: self.s(t, y))(y))
+            return 0.5 * jax.jvp(lambda y: evaluate(self.s, t, y, (self.dim,)), (y,), (s,))[1]
+        return 0.5 * s * jnp.diagonal(jax.jacfwd(lambda y: evaluate(self.s, t, y, (self.dim,)))(y))

@@ -28,6 +28,12 @@ class Function(AbstractDiffusion):
     noise_dim: int = eqx.field(static=True)
     noise: NoiseClass = eqx.field(static=True, default="general")
 
+    def __check_init__(self) -> None:
+        if self.noise not in ("additive", "commutative", "general"):
+            raise ValueError(
+                f"`noise` is {self.noise!r}. Use 'additive', 'commutative' or 'general'."
+            )
+
     def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
         return lx.MatrixLinearOperator(self._matrix(t, y))
 

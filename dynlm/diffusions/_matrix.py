@@ -19,6 +19,7 @@ from ._base import (
     Value,
     correction_by_columns,
     dim_of,
+    evaluate,
     noise_class,
     value_of,
 )
@@ -105,6 +106,8 @@ class LowRank(AbstractDiffusion):
         if rank is None:
             if callable(u):
                 raise ValueError("`rank` is None and `u` is a callable. Pass `rank`.")
+            if jnp.ndim(u) != 2:
+                raise ValueError(f"`u` has shape {jnp.shape(u)}. Pass a (dim, rank) matrix.")
             rank = jnp.shape(u)[1]
         self.rank = rank
         self.s, on_s = value_of(s, depends, (self.dim,), component=False)
@@ -139,16 +142,18 @@ class LowRank(AbstractDiffusion):
         return noise_class(self.depends, commutes=False)
 
     def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        return LowRankRoot(self.s(t, y), self.u(t, y))
+        return LowRankRoot(
+            evaluate(self.s, t, y, (self.dim,)), evaluate(self.u, t, y, (self.dim, self.rank))
+        )
 
     def covariance(self, t: Time, y: State) -> lx.AbstractLinearOperator:
-        u = lx.MatrixLinearOperator(self.u(t, y))
-        sigma = lx.DiagonalLinearOperator(self.s(t, y) ** 2) + u @ u.T
+        u = lx.MatrixLinearOperator(evaluate(self.u, t, y, (self.dim, self.rank)))
+        sigma = lx.DiagonalLinearOperator(evaluate(self.s, t, y, (self.dim,)) ** 2) + u @ u.T
         return lx.TaggedLinearOperator(sigma, lx.positive_semidefinite_tag)
 
     def _woodbury(self, t: Time, y: State) -> tuple[State, Array, Array]:
         """The diagonal s^2, V = U / s, and the Cholesky factor of I + V^T V."""
-        s, u = self.s(t, y), self.u(t, y)
+        s, u = evaluate(self.s, t, y, (self.dim,)), evaluate(self.u, t, y, (self.dim, self.rank))
         v = u / s[:, None]
         return s, v, jnp.linalg.cholesky(jnp.eye(self.rank, dtype=v.dtype) + v.T @ v)
 
@@ -212,7 +217,7 @@ class Full(AbstractDiffusion):
         return noise_class(self.depends, commutes=self.dim == 1)
 
     def _lower(self, t: Time, y: State) -> Float[Array, "dim dim"]:
-        return jnp.tril(self.l(t, y))
+        return jnp.tril(evaluate(self.l, t, y, (self.dim, self.dim)))
 
     def __call__(self, t: Time, y: State) -> lx.AbstractLinearOperator:
         return lx.MatrixLinearOperator(self._lower(t, y), lx.lower_triangular_tag)

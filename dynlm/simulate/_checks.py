@@ -14,7 +14,7 @@ from .._types import Noise, State, Time, concrete
 from ..sde import SDE, AbstractSDE
 
 
-def check_objects(solver: Any, controller: Any, brownian: Any, adjoint: Any) -> None:
+def check_objects(sde: Any, solver: Any, controller: Any, brownian: Any, adjoint: Any) -> None:
     """Refuse classes, strings and objects of another kind where Diffrax's instances belong."""
     kinds = {
         "solver": (solver, dfx.AbstractSolver, "diffrax.Euler()"),
@@ -26,6 +26,8 @@ def check_objects(solver: Any, controller: Any, brownian: Any, adjoint: Any) -> 
         "brownian": (brownian, dfx.AbstractBrownianPath, "dynlm.CounterBrownianPath(...)"),
         "adjoint": (adjoint, dfx.AbstractAdjoint, "diffrax.DirectAdjoint()"),
     }
+    if not isinstance(sde, AbstractSDE):
+        raise ValueError(f"`sde` is a {type(sde).__name__}. Pass a `dynlm.SDE`: `problem.sde`.")
     for name, (value, kind, example) in kinds.items():
         if value is not None and (isinstance(value, type) or not isinstance(value, kind)):
             raise ValueError(f"`{name}` is {value!r}. Pass an instance, such as {example}.")
@@ -39,8 +41,15 @@ def check_objects(solver: Any, controller: Any, brownian: Any, adjoint: Any) -> 
 def check_fn(fn: Callable, ts: Array, y0: State) -> None:
     """Refuse an `fn` that does not return a vector."""
     out = jax.eval_shape(lambda t, y: fn(t, y), ts[0], y0)
-    if not isinstance(out, jax.ShapeDtypeStruct) or len(out.shape) != 1:
-        raise ValueError(f"`fn` returns {out}. Return a vector, as in `jnp.stack([...])`.")
+    if (
+        not isinstance(out, jax.ShapeDtypeStruct)
+        or len(out.shape) != 1
+        or out.dtype not in (jnp.float32, jnp.float64)
+        or out.dtype != y0.dtype
+    ):
+        raise ValueError(
+            f"`fn` returns {out}. Return a vector of {y0.dtype}, as in `jnp.stack([...])`."
+        )
 
 
 def checked_state(y0: ArrayLike) -> State:
@@ -89,7 +98,16 @@ def checked_times(
             )
         if times[0] == times[-1]:
             raise ValueError(f"`ts` spans no time: all of it is {times[0]}. Pass two times.")
-    return times, jnp.asarray(ts, y0.dtype)
+    out = jnp.asarray(ts, y0.dtype)
+    if times is None:
+        bad = ~(jnp.all(jnp.isfinite(out)) & jnp.all(jnp.diff(out) >= 0))
+        out = eqx.error_if(out, bad, "`ts` must be finite and never decrease.")
+    elif ((np.diff(times) > 0) & (np.diff(times.astype(out.dtype)) == 0)).any():
+        raise ValueError(
+            f"`ts` holds distinct times that are equal in {out.dtype}. Count time from nearer to "
+            "0, or use float64."
+        )
+    return times, out
 
 
 def check_shapes(sde: AbstractSDE, y0: State) -> None:
@@ -133,9 +151,38 @@ def check_shapes(sde: AbstractSDE, y0: State) -> None:
         )
 
 
-def check_noise_shape(sde: AbstractSDE, brownian: dfx.AbstractBrownianPath) -> None:
-    """Refuse a path of another shape than the noise of the SDE."""
+def check_resolution(
+    tree: dfx.VirtualBrownianTree,
+    controller: dfx.AbstractAdaptiveStepSizeController | None,
+    times: Float[Array, " time"],
+) -> dfx.VirtualBrownianTree:
+    """Refuse, at run time, a tree that is coarser than the steps: its noise would be wrong."""
+    tol = tree.tol * (tree.t1 - tree.t0)
+    if controller is None:
+        gaps = jnp.diff(times[:-1])
+        apart = jnp.where(gaps > 1e-5 * jnp.max(gaps), gaps, jnp.inf)  # not equal times moved apart
+        step = jnp.min(apart)
+    else:
+        step = jnp.asarray(getattr(controller, "dtmin", None) or 0.0, times.dtype)
+        step = jnp.where(step == 0, jnp.inf, step)
+    checked = eqx.error_if(
+        jnp.asarray(tree.tol),
+        tol > 1.01 * step,
+        "`brownian=VirtualBrownianTree` has a `tol` larger than a step, so its noise would be "
+        "wrong. Build it with `tol` of half the step (half of `dtmin` under a controller).",
+    )
+    return eqx.tree_at(lambda tree: tree.tol, tree, checked)
+
+
+def check_noise_shape(sde: AbstractSDE, brownian: dfx.AbstractBrownianPath, y0: State) -> None:
+    """Refuse a path of another shape or dtype than the noise of the SDE."""
     shape = getattr(brownian, "shape", None)
+    dtype = getattr(shape, "dtype", y0.dtype)
+    if dtype != y0.dtype:
+        raise ValueError(
+            f"`brownian` is {dtype} and `y0` is {y0.dtype}. Build it with "
+            f"`shape=jax.ShapeDtypeStruct(({sde.noise_dim},), jnp.{y0.dtype})`."
+        )
     shape = getattr(shape, "shape", shape)
     if shape is not None and shape != (sde.noise_dim,):
         raise ValueError(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._types import concrete
 
-_NEAR_END = 128
+_NEAR_END = 128  # units in the last place; Diffrax takes a time within 100 of the end for the end
 
 
 @final
@@ -23,18 +23,20 @@ class Grid(eqx.Module):
         dt: The step where it is the same everywhere, else None.
         saved: Indices in `times` of the saved times, or None where `stride` says it.
         stride: Steps between saved times where that is the same everywhere, else None.
+        extra: Steps beyond the last saved time, whose result is dropped.
     """
 
     times: Float[Array, " steps"]
     dt: Float[Array, ""] | None
     saved: tuple[int, ...] | None = eqx.field(static=True)
     stride: int | None = eqx.field(static=True)
+    extra: int = eqx.field(static=True, default=0)
 
     def saveat(self, by_time: bool) -> dfx.SaveAt:
         """Diffrax's `SaveAt`: by step count where it can, which costs less than by time."""
         if self.stride is not None and not by_time:
             return dfx.SaveAt(t0=True, steps=self.stride)
-        steps = self.times.shape[0] - 1
+        steps = self.times.shape[0] - 1 - self.extra
         saved = range(0, steps + 1, self.stride) if self.stride is not None else self.saved
         return dfx.SaveAt(ts=self.times[np.asarray(saved)])
 
@@ -47,54 +49,54 @@ def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
             "`dt` with traced times: the number of steps would not be known. Make `ts` with numpy, "
             "or outside `jit`; or pass `substeps`, the number of steps between two times."
         )
-    if not (np.isfinite(step) and step > 0):
-        raise ValueError(f"`dt` is {dt}. Use a positive step.")
+    if step.dtype.kind not in "iuf" or not (np.isfinite(step) and step > 0):
+        raise ValueError(f"`dt` is {dt!r}. Use a positive step.")
     times = times.astype(np.float64)
-    gaps = np.diff(times)
-    # Diffrax takes any time within 100 units in the last place of the end for the end.
-    least = _NEAR_END * float(jnp.finfo(dtype).eps) * np.abs(times).max()
-    if step < least:
+    ulp = float(np.spacing(np.asarray(np.abs(times).max(), dtype)))
+    if step < 8 * ulp:
         raise ValueError(
             f"`dt` is {dt}, but {jnp.dtype(dtype).name} times up to {times[-1]} cannot tell such "
-            f"steps apart. Use `dt` of {least:.1e} or more, float64, or times nearer to 0."
+            f"steps apart. Use `dt` of {8 * ulp:.1e} or more, float64, or times nearer to 0."
         )
-    slack = 1e-6 + 4 * np.finfo(dtype).eps * np.abs(times).max() / step  # of rounded times
-    exact = gaps / float(step)
-    counts = np.maximum(np.ceil(exact - slack), 1).astype(int)
+    exact = np.diff(times) / float(step)
+    counts = np.maximum(np.ceil(exact - 1e-6 - 4 * ulp / float(step)), 1).astype(int)
     saved = np.concatenate([[0], np.cumsum(counts)])
     stride = int(counts[0]) if (counts == counts[0]).all() else None
     index = None if stride is not None else tuple(int(i) for i in saved)
-    if (np.abs(exact - counts) <= slack).all():
-        n = int(saved[-1])
-        dt_even = (times[-1] - times[0]) / n
-        even = jnp.asarray(times[0] + dt_even * np.arange(n + 1), dtype)
-        return Grid(even, jnp.asarray(dt_even, dtype), index, stride)
+    n = int(saved[-1])
+    dt_even = (times[-1] - times[0]) / n
+    even = times[0] + dt_even * np.arange(n + 1)
+    if np.abs(even[saved] - times).max() <= 4 * ulp and dt_even > _NEAR_END * ulp:
+        return Grid(jnp.asarray(even, dtype), jnp.asarray(dt_even, dtype), index, stride)
     pieces = [a + (b - a) * np.arange(n) / n for a, b, n in zip(times, times[1:], counts)]
     uneven = jnp.asarray(np.append(np.concatenate(pieces), times[-1]), dtype)
-    return Grid(_strictly_increasing(uneven), None, index, stride)
+    return Grid(_uneven(uneven), None, index, stride, extra=1)
 
 
 def grid_by_substeps(ts: Float[Array, " time"], substeps: int) -> Grid:
     """Each gap of `ts` in `substeps` equal steps; `ts` may be traced."""
-    if substeps < 1:
-        raise ValueError(f"`substeps` is {substeps}. Use 1 or more.")
+    if isinstance(substeps, bool) or substeps != int(substeps) or substeps < 1:
+        raise ValueError(f"`substeps` is {substeps}. Use a whole number, 1 or more.")
+    substeps = int(substeps)
     part = jnp.arange(substeps, dtype=ts.dtype) / substeps
     inside = ts[:-1, None] + jnp.diff(ts)[:, None] * part[None, :]
-    return Grid(_strictly_increasing(jnp.append(inside.reshape(-1), ts[-1])), None, None, substeps)
+    times = _uneven(jnp.append(inside.reshape(-1), ts[-1]))
+    return Grid(times, None, None, substeps, extra=1)
 
 
-def _strictly_increasing(times: Float[Array, " steps"]) -> Float[Array, " steps"]:
-    """Equal times moved apart by units in the last place, as Diffrax needs; others stay.
+def _uneven(times: Float[Array, " steps"]) -> Float[Array, " more_steps"]:
+    """`times`, strictly increasing as Diffrax needs, and one more beyond.
 
-    The last one moves further if it is near: Diffrax takes any time within 100 units for the end.
+    Equal times are moved apart by units in the last place; others stay where they are. The one
+    more is there because Diffrax takes any time that is near the end for the end.
     """
     still = jnp.append(False, times[1:] <= times[:-1])
     count = jnp.cumsum(still)
     run = count - jax.lax.cummax(jnp.where(still, 0, count))  # place in a run of equal times
-    ulp = jnp.finfo(times.dtype).eps * jnp.maximum(jnp.max(jnp.abs(times)), 1.0)
-    near = times[-1] - times[-2] <= _NEAR_END * ulp
-    run = run.at[-1].add(jnp.where(near, 2 * _NEAR_END, 0))
-    return times + run.astype(times.dtype) * ulp
+    largest = jnp.max(jnp.abs(times))
+    ulp = jnp.nextafter(largest, jnp.full_like(largest, jnp.inf)) - largest
+    apart = times + run.astype(times.dtype) * ulp
+    return jnp.append(apart, apart[-1] + 2 * _NEAR_END * ulp)
 
 
 def repeat_at_equal_times(ts: Float[Array, " time"], ys: Array) -> Array:

@@ -17,6 +17,7 @@ from ._checks import (
     check_fn,
     check_noise_shape,
     check_objects,
+    check_resolution,
     check_shapes,
     checked_state,
     checked_times,
@@ -73,7 +74,8 @@ def solve(
     Args:
         sde: An `SDE`, or a `Langevin` with a solver made for it.
         y0: The state at `ts[0]`.
-        ts: Times to save at, never decreasing. Equal times (padding) repeat the state.
+        ts: Times to save at, never decreasing, not differentiated. Equal times (padding at the
+            end) repeat the state; to keep padding apart, use `sol.path.mask & mask`.
         key: Random key of the noise; or pass `brownian`.
         solver: A Diffrax solver; by default `Euler` for Ito and `Heun` for Stratonovich.
         dt: Longest step; each gap of `ts` is cut into equal steps no longer. Under `controller`
@@ -96,9 +98,10 @@ def solve(
         ValueError: For bad arguments, and for every combination of solver, noise, calculus, path
             and adjoint that would fail or converge to a wrong answer (docs, "Solvers").
     """
-    check_objects(solver, controller, brownian, adjoint)
+    check_objects(sde, solver, controller, brownian, adjoint)
     y0 = checked_state(y0)
     times, ts = checked_times(ts, y0)
+    ts = jax.lax.stop_gradient(ts)
     if solver is None:
         solver = dfx.Euler() if sde.calculus == "ito" else dfx.Heun()
     if (key is None) == (brownian is None):
@@ -120,6 +123,7 @@ def solve(
         grid = grid_by_dt(times, dt, y0.dtype)
     else:
         raise ValueError("`dt` is None. Pass `dt`, `substeps`, or an adaptive `controller`.")
+    dt = dt if controller is not None else None  # fixed steps have it in their grid
     plan = _Plan(solver, controller, adjoint, mode, fn, max_steps)
     return _integrate(sde, y0, ts, key, dt, brownian, grid, plan)
 
@@ -146,16 +150,21 @@ def _integrate(
 ) -> Solution:
     solver, controller, adjoint, mode, fn, max_steps = plan
     check_shapes(sde, y0)
+    given = brownian is not None
     if brownian is None:
         assert key is not None  # exactly one is given
         brownian = _default_path(sde, ts, key, solver, controller, grid)
     else:
-        check_noise_shape(sde, brownian)
+        check_noise_shape(sde, brownian, y0)
     adjoint = default_adjoint(brownian, mode) if adjoint is None else adjoint
     problem = refusal(sde, solver, brownian, adjoint, adaptive=controller is not None)
     if problem is not None:
         raise ValueError(problem)
 
+    if given and grid.extra:
+        brownian = _Until(brownian, ts[-1])
+    if isinstance(brownian, dfx.VirtualBrownianTree):
+        brownian = check_resolution(brownian, controller, ts if controller else grid.times)
     backsolve = isinstance(adjoint, dfx.BacksolveAdjoint)
     if backsolve and (fn is not None or grid.dt is None):
         raise ValueError(
@@ -191,14 +200,21 @@ def _integrate(
         max_steps=steps,
         throw=False,
     )
-    ys: Any = sol.ys if grid.dt is not None else repeat_at_equal_times(ts, cast(Array, sol.ys))
-    finite = jnp.cumsum(~jnp.all(jnp.isfinite(ys), axis=1)) == 0
+    ys, sound = cast(tuple[Array, Array], sol.ys) if fn is not None else (sol.ys, None)
+    sound = jnp.all(jnp.isfinite(cast(Array, ys)), axis=1) if sound is None else sound
+    if grid.extra:
+        ys, sound = jax.tree.map(lambda x: repeat_at_equal_times(ts, x[: len(ts)]), (ys, sound))
+    finite = jnp.cumsum(~sound) == 0
     result = RESULTS.where(
         jnp.all(finite) | (sol.result != dfx.RESULTS.successful),
         RESULTS.promote(sol.result),
         RESULTS.diverged,
     )
-    return Solution(Trajectory(ts, ys, finite), result, sol.stats)
+    stats = {
+        name: number - grid.extra if name in ("num_steps", "num_accepted_steps") else number
+        for name, number in sol.stats.items()
+    }
+    return Solution(Trajectory(ts, cast(Array, ys), finite), result, stats)
 
 
 def _default_path(
@@ -240,19 +256,45 @@ def _landing(
 
 
 @final
+class _Until(dfx.AbstractBrownianPath):
+    """A path that stands still after `end`, where the dropped last step of an uneven grid lies."""
+
+    path: dfx.AbstractBrownianPath
+    end: Array
+    levy_area: Any = eqx.field(static=True)
+
+    def __init__(self, path: dfx.AbstractBrownianPath, end: Array):
+        self.path = path
+        self.end = end
+        self.levy_area = path.levy_area
+
+    @property
+    def t0(self) -> Any:
+        return self.path.t0
+
+    @property
+    def t1(self) -> Any:
+        return jnp.inf
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True, use_levy: bool = False) -> Any:
+        t0 = jnp.minimum(t0, self.end)
+        t1 = None if t1 is None else jnp.minimum(t1, self.end)
+        return self.path.evaluate(t0, t1, left=left, use_levy=use_levy)
+
+
+@final
 class _Save(eqx.Module):
     fn: Callable
 
-    def __call__(self, t: Time, y: State, args: None) -> Array:
+    def __call__(self, t: Time, y: State, args: None) -> tuple[Array, Array]:
         del args
-        return self.fn(t, y)
+        return self.fn(t, y), jnp.all(jnp.isfinite(y))
 
 
 @final
 class _SaveLangevin(eqx.Module):
     fn: Callable | None
 
-    def __call__(self, t: Time, y: tuple[State, State], args: None) -> Array:
-        del args
+    def __call__(self, t: Time, y: tuple[State, State], args: None) -> Any:
         flat = jnp.concatenate(y)
-        return flat if self.fn is None else self.fn(t, flat)
+        return flat if self.fn is None else _Save(self.fn)(t, flat, args)

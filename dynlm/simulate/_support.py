@@ -125,15 +125,17 @@ def _refuse_path(
             f"`brownian={path}` has a fixed grid, but `controller` adapts its steps. "
             "Use `diffrax.VirtualBrownianTree`, or leave `brownian` out."
         )
-    if isinstance(inner(solver), dfx.Euler):
+    core = inner(solver)
+    if isinstance(core, dfx.Euler):
         return (
             f"`solver={name}` with an adaptive `controller` may converge to a wrong answer. "
             "Use a fixed `dt`, or `diffrax.SPaRK()`."
         )
     if not isinstance(solver, dfx.AbstractAdaptiveSolver):
+        other = "" if isinstance(core, dfx.AbstractFosterLangevinSRK) else ", or `diffrax.SPaRK()`"
         return (
             f"`solver={name}` makes no error estimate for an adaptive `controller`. "
-            f"Use `diffrax.HalfSolver({name}())`, or `diffrax.SPaRK()`."
+            f"Use `diffrax.HalfSolver({name}())`{other}."
         )
     return None
 
