@@ -204,9 +204,12 @@ def test_padding_at_the_end_works_with_a_path_of_ones_own():
 
 def test_a_tree_coarser_than_the_steps_is_refused():
     p = gbm()
-    with pytest.raises(Exception, match="`tol` larger than a step"):
-        path = dfx.VirtualBrownianTree(0.0, 1.0, 0.1, (1,), KEY)
-        solve(p.sde, p.y0, TS, brownian=path, dt=1 / 64)
+    path = dfx.VirtualBrownianTree(0.0, 1.0, 0.1, (1,), KEY)
+    for steps in (dict(dt=1 / 64), dict(substeps=16)):
+        with pytest.raises(Exception, match="`tol` larger than a step"):
+            solve(p.sde, p.y0, TS, brownian=path, **steps)
+    once = solve(p.sde, p.y0, [0.0, 1.0], brownian=path, dt=1.0)  # one step, and fine enough
+    assert once.result == RESULTS.successful
     with pytest.raises(Exception, match="half of `dtmin`"):
         path = dfx.VirtualBrownianTree(0.0, 1.0, 0.1, (1,), KEY, dfx.SpaceTimeLevyArea)
         pid = dfx.PIDController(rtol=1e-2, atol=1e-2, dtmin=1e-3)
@@ -371,6 +374,9 @@ def test_adaptive_default_path_and_its_refusals():
     assert float(jnp.abs(jnp.diff(exact, 2, axis=0)).min()) > 0.05  # far from a line
     short = solve(sde, p.y0, TS, key=KEY, solver=dfx.SPaRK(), controller=pid, max_steps=3)
     assert short.result == RESULTS.max_steps_reached and not short.path.mask[-1]
+    options = dict(key=KEY, solver=dfx.SPaRK(), controller=pid, max_steps=3)
+    saved = solve(sde, p.y0, TS, fn=lambda t, y: 2 * y, **options)
+    np.testing.assert_array_equal(saved.path.mask, short.path.mask)
     for arguments, sentence in [
         (dict(controller=dfx.PIDController(rtol=1e-2, atol=1e-2)), "`controller` has no `dtmin`"),
         (dict(controller=pid, solver=dfx.EulerHeun()), "no error estimate.*HalfSolver"),

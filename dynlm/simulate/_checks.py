@@ -159,7 +159,7 @@ def check_resolution(
     """Refuse, at run time, a tree that is coarser than the steps: its noise would be wrong."""
     tol = tree.tol * (tree.t1 - tree.t0)
     if controller is None:
-        gaps = jnp.diff(times[:-1])
+        gaps = jnp.diff(times)
         apart = jnp.where(gaps > 1e-5 * jnp.max(gaps), gaps, jnp.inf)  # not equal times moved apart
         step = jnp.min(apart)
     else:

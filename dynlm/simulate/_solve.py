@@ -161,10 +161,11 @@ def _integrate(
     if problem is not None:
         raise ValueError(problem)
 
+    if isinstance(brownian, dfx.VirtualBrownianTree):
+        steps_to = grid.times[: grid.times.shape[0] - grid.extra]
+        brownian = check_resolution(brownian, controller, steps_to)
     if given and grid.extra:
         brownian = _Until(brownian, ts[-1])
-    if isinstance(brownian, dfx.VirtualBrownianTree):
-        brownian = check_resolution(brownian, controller, ts if controller else grid.times)
     backsolve = isinstance(adjoint, dfx.BacksolveAdjoint)
     if backsolve and (fn is not None or grid.dt is None):
         raise ValueError(
@@ -202,6 +203,7 @@ def _integrate(
     )
     ys, sound = cast(tuple[Array, Array], sol.ys) if fn is not None else (sol.ys, None)
     sound = jnp.all(jnp.isfinite(cast(Array, ys)), axis=1) if sound is None else sound
+    sound = sound & jnp.isfinite(cast(Array, sol.ts))  # Diffrax leaves inf where it did not get
     if grid.extra:
         ys, sound = jax.tree.map(lambda x: repeat_at_equal_times(ts, x[: len(ts)]), (ys, sound))
     finite = jnp.cumsum(~sound) == 0
