@@ -10,6 +10,7 @@ from .sde import Langevin as Langevin
 from .simulate import RESULTS as RESULTS
 from .simulate import CounterBrownianPath as CounterBrownianPath
 from .simulate import Solution as Solution
+from .simulate import rollout as rollout
 from .simulate import solve as solve
 from .trajectory import Trajectory as Trajectory
 from .trajectory import stack as stack

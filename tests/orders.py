@@ -1,12 +1,16 @@
 """Measuring the order of convergence of a solver, in one compiled program for all step sizes."""
 
+from typing import final
+
 import diffrax as dfx
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from dynlm import CounterBrownianPath, solve
+from dynlm import CounterBrownianPath, rollout, solve
+from dynlm.simulate import AbstractNoise
 
 LEVELS = (8, 16, 32, 64)
 FINE = 1024
@@ -71,3 +75,51 @@ def fine_solve(problem, sde, solver):
 def observed_order(errors):
     """Slope of log error against log step."""
     return np.polyfit(np.log(1 / np.array(LEVELS)), np.log(errors), 1)[0]
+
+
+@final
+class Coarse(AbstractNoise):
+    """The normals of steps that are each `cells` cells of a fine path: one path, any step."""
+
+    cells: int = eqx.field(static=True)
+    dt: float = eqx.field(static=True)
+
+    @property
+    def chunk(self):
+        return 1
+
+    def stream(self, key):
+        return jr.key_data(key)
+
+    def normals(self, stream, step, components, dtype, kind=0):
+        shape = jax.ShapeDtypeStruct((components,), dtype)
+        fine = CounterBrownianPath(
+            shape, stream, self.dt, levy_area=dfx.SpaceTimeLevyArea, cells=self.cells
+        )
+        h = self.cells * self.dt
+        t = step.astype(dtype) * h
+        areas = fine.evaluate(t, t + h, use_levy=True)
+        return areas.H * (12 / h) ** 0.5 if kind else areas.W / h**0.5
+
+
+def rollout_errors(sde, scheme, problem, truth, *, key, paths=400):
+    """As `strong_errors`, through `rollout`."""
+    fine = problem.t1 / FINE
+
+    @jax.jit
+    @jax.vmap
+    def ends(i):
+        path = CounterBrownianPath(
+            (sde.noise_dim,), jr.fold_in(key, i), fine, levy_area=dfx.SpaceTimeLevyArea, cells=FINE
+        )
+        return truth(path)
+
+    exact = ends(jnp.arange(paths))
+    y0s = jnp.tile(problem.y0[None], (paths, 1))
+
+    def error(n):
+        steps = (0.0, problem.t1, n)
+        noise = Coarse(FINE // n, fine)
+        return rollout(sde, y0s, steps, key=key, scheme=scheme, noise=noise) - exact
+
+    return np.sqrt([np.mean(np.sum(np.asarray(error(n)) ** 2, axis=-1)) for n in LEVELS])

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from orders import FINE, closed_form, fine_solve, observed_order, strong_errors
+from orders import FINE, closed_form, fine_solve, observed_order, rollout_errors, strong_errors
 
 from dynlm import SDE, CounterBrownianPath, diffusions, drifts, problems, solve
 from dynlm.simulate import STRONG_ORDER
+from dynlm.simulate._schemes import SCHEMES
 
 CASES = [
     (solver, noise, order)
@@ -25,6 +26,28 @@ CASES = [
 )
 def test_strong_order(solver, noise, order, x64):
     """GBM against its closed form; a sine drift and a non-commutative one against a finer solve."""
+    sde, problem, truth = hard_case(solver, noise)
+    errors = strong_errors(sde, solver(), problem, truth, key=jr.key(1))
+    assert abs(observed_order(errors) - order) < 0.2, errors
+    assert np.all(np.diff(errors) < 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("solver", "noise", "order"),
+    [case for case in CASES if case[0] in SCHEMES],
+    ids=[f"{s.__name__}-{n}" for s, n, _ in CASES if s in SCHEMES],
+)
+def test_strong_order_through_rollout(solver, noise, order, x64):
+    """The same problems and paths."""
+    sde, problem, truth = hard_case(solver, noise)
+    errors = rollout_errors(sde, solver(), problem, truth, key=jr.key(1), paths=300)
+    assert abs(observed_order(errors) - order) < 0.2, errors
+    assert np.all(np.diff(errors) < 0)
+
+
+def hard_case(solver, noise):
+    """A problem on which a solver shows its order for a class of noise, and the truth."""
     if noise == "commutative":
         problem = problems.gbm_correlated()  # two components, whose columns meet
         truth = closed_form(problem)
@@ -39,10 +62,7 @@ def test_strong_order(solver, noise, order, x64):
         problem = problems.gbm_noncommutative()
         truth = fine_solve(problem, problem.sde.to_stratonovich(), dfx.Heun())
     ito = issubclass(solver, dfx.AbstractItoSolver)
-    sde = problem.sde if ito else problem.sde.to_stratonovich()
-    errors = strong_errors(sde, solver(), problem, truth, key=jr.key(1))
-    assert abs(observed_order(errors) - order) < 0.2, errors
-    assert np.all(np.diff(errors) < 0)
+    return problem.sde if ito else problem.sde.to_stratonovich(), problem, truth
 
 
 def test_the_wrong_calculus_does_not_converge(x64):

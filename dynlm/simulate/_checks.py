@@ -189,3 +189,25 @@ def check_noise_shape(sde: AbstractSDE, brownian: dfx.AbstractBrownianPath, y0: 
             f"`brownian` has shape {shape}; `sde` is driven by ({sde.noise_dim},). "
             f"Build it with `shape=({sde.noise_dim},)`."
         )
+
+
+def check_options(**options: tuple[Any, type, str]) -> None:
+    """Refuse classes, strings and objects of another kind where instances belong."""
+    for name, (value, kind, example) in options.items():
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"`{name}` is {value!r}. Pass an instance, such as {example}.")
+
+
+def checked_states(y0s: ArrayLike) -> Float[Array, "paths dim"]:
+    """Finite floating states, one row per path."""
+    values = None if isinstance(y0s, jax.Array) else np.asarray(y0s)  # no copy from a device
+    y0s = jnp.asarray(y0s)
+    if y0s.ndim != 2 or not y0s.size or y0s.dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"`y0s` has shape {y0s.shape} and dtype {y0s.dtype}. Pass float32 or float64 states, "
+            "one row per path; for n paths from one state, `jnp.tile(y0, (n, 1))`."
+        )
+    if values is not None and not np.isfinite(values).all():
+        row = int(np.argmax(~np.isfinite(values).all(axis=1)))
+        raise ValueError(f"`y0s[{row}]` is {values[row]}. Start from finite numbers.")
+    return y0s

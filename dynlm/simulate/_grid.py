@@ -41,8 +41,14 @@ class Grid(eqx.Module):
         return dfx.SaveAt(ts=self.times[np.asarray(saved)])
 
 
-def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
-    """Each gap of `times` in equal steps no longer than `dt`."""
+def cut(
+    times: np.ndarray | None, dt: float, dtype: Any
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Each gap of `times` in equal steps no longer than `dt`.
+
+    Returns:
+        The times of all steps, which of them are `times`, and the step, if all are of one length.
+    """
     step = concrete(dt)
     if step is None or times is None:
         raise ValueError(
@@ -61,27 +67,41 @@ def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
     exact = np.diff(times) / float(step)
     counts = np.maximum(np.ceil(exact - 1e-6 - 4 * ulp / float(step)), 1).astype(int)
     saved = np.concatenate([[0], np.cumsum(counts)])
-    stride = int(counts[0]) if (counts == counts[0]).all() else None
-    index = None if stride is not None else tuple(int(i) for i in saved)
     n = int(saved[-1])
     dt_even = (times[-1] - times[0]) / n
     even = times[0] + dt_even * np.arange(n + 1)
     if np.abs(even[saved] - times).max() <= 4 * ulp and dt_even > _NEAR_END * ulp:
-        return Grid(jnp.asarray(even, dtype), jnp.asarray(dt_even, dtype), index, stride)
+        return even, saved, dt_even
     pieces = [a + (b - a) * np.arange(n) / n for a, b, n in zip(times, times[1:], counts)]
-    uneven = jnp.asarray(np.append(np.concatenate(pieces), times[-1]), dtype)
-    return Grid(_uneven(uneven), None, index, stride, extra=1)
+    return np.append(np.concatenate(pieces), times[-1]), saved, None
+
+
+def grid_by_dt(times: np.ndarray | None, dt: float, dtype: Any) -> Grid:
+    """Each gap of `times` in equal steps no longer than `dt`."""
+    steps, saved, even = cut(times, dt, dtype)
+    counts = np.diff(saved)
+    stride = int(counts[0]) if (counts == counts[0]).all() else None
+    index = None if stride is not None else tuple(int(i) for i in saved)
+    steps = jnp.asarray(steps, dtype)
+    if even is not None:
+        return Grid(steps, jnp.asarray(even, dtype), index, stride)
+    return Grid(_uneven(steps), None, index, stride, extra=1)
 
 
 def grid_by_substeps(ts: Float[Array, " time"], substeps: int) -> Grid:
     """Each gap of `ts` in `substeps` equal steps; `ts` may be traced."""
+    times = _uneven(refine(ts, substeps))
+    return Grid(times, None, None, int(substeps), extra=1)
+
+
+def refine(ts: Float[Array, "*paths times"], substeps: int) -> Float[Array, "*paths steps"]:
+    """Each gap of `ts` in `substeps` equal steps, along the last axis."""
     if isinstance(substeps, bool) or substeps != int(substeps) or substeps < 1:
         raise ValueError(f"`substeps` is {substeps}. Use a whole number, 1 or more.")
-    substeps = int(substeps)
-    part = jnp.arange(substeps, dtype=ts.dtype) / substeps
-    inside = ts[:-1, None] + jnp.diff(ts)[:, None] * part[None, :]
-    times = _uneven(jnp.append(inside.reshape(-1), ts[-1]))
-    return Grid(times, None, None, substeps, extra=1)
+    part = jnp.arange(int(substeps), dtype=ts.dtype) / int(substeps)
+    part = part.reshape((1,) * ts.ndim + part.shape)
+    inside = ts[..., :-1, None] + jnp.diff(ts)[..., None] * part
+    return jnp.concatenate([inside.reshape(*ts.shape[:-1], -1), ts[..., -1:]], axis=-1)
 
 
 def _uneven(times: Float[Array, " steps"]) -> Float[Array, " more_steps"]:

@@ -95,8 +95,13 @@ def stream(key: RandomKey) -> Stream:
 def bits(stream: Stream, step: Step, words: UInt32[Array, " words"]) -> UInt32[Array, " words"]:
     """32 random bits for each of `words`: for one `stream` and `step`, a bijection of the word."""
     step = jnp.asarray(step, jnp.uint32) if isinstance(step, int) else step.astype(jnp.uint32)
-    x = words * _u(_WORD) + _mix(stream[0] + step)
-    x = _round(x, 0) + stream[1]
+    return hashed(stream[0], stream[1], step, words)
+
+
+def hashed(one: Array, two: Array, step: Array, words: Array) -> Array:
+    """`bits` of a stream whose two words stand apart, of whatever shapes go together."""
+    x = words * _u(_WORD) + _mix(one + step)
+    x = _round(x, 0) + two
     x = _round(x, 1) + step * _u(_STEP)
     return _round(x, 2)
 

@@ -59,13 +59,13 @@ def refusal(
 ) -> str | None:
     """Why this combination would fail or converge to a wrong answer; None where it is sound."""
     return (
-        _refuse_solver(sde, solver)
+        refuse_solver(sde, solver)
         or _refuse_path(solver, brownian, adaptive)
         or _refuse_adjoint(solver, brownian, adjoint)
     )
 
 
-def _refuse_solver(sde: AbstractSDE, solver: dfx.AbstractSolver) -> str | None:
+def refuse_solver(sde: AbstractSDE, solver: dfx.AbstractSolver) -> str | None:
     core, name = inner(solver), _name(solver)
     made_for_langevin = isinstance(core, dfx.AbstractFosterLangevinSRK)
     if made_for_langevin and not isinstance(sde, Langevin):
