@@ -145,3 +145,20 @@ def test_scalar_in_one_dimension_commutes():
 def test_bad_arguments_are_refused(make, sentence, unchecked):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_softplus_against_numpy():
+    """To a few roundings from -80 to 80, with its derivatives, in both precisions."""
+    from dynlm.diffusions._learned import softplus
+
+    x = np.concatenate([np.linspace(-80, 80, 20_001), [0.0, -0.0]]).astype(np.float32)
+    exact = np.logaddexp(0, x.astype(np.float64))
+    np.testing.assert_allclose(softplus(jnp.asarray(x)), exact, rtol=4e-7)
+    slope = jax.vmap(jax.grad(softplus))(jnp.asarray(x))
+    np.testing.assert_allclose(slope, np.exp(-np.logaddexp(0, -x.astype(np.float64))), rtol=1e-6)
+    curvature = jax.vmap(jax.grad(jax.grad(softplus)))(jnp.linspace(-5.0, 5.0, 11))
+    s = 1 / (1 + np.exp(-np.linspace(-5.0, 5.0, 11)))
+    np.testing.assert_allclose(curvature, s * (1 - s), rtol=1e-5)
+    with jax.enable_x64(True):
+        wide = jnp.linspace(-40.0, 40.0, 1001, dtype=jnp.float64)
+        np.testing.assert_allclose(softplus(wide), np.logaddexp(0, np.asarray(wide)), rtol=1e-14)

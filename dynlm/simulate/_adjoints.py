@@ -43,18 +43,15 @@ class AbstractAdjoint(eqx.Module):
 
 @final
 class Checkpointed(AbstractAdjoint):
-    r"""Forward mode, and reverse mode that keeps few states and computes the rest again.
+    """Forward mode, and reverse mode that keeps few states and computes the rest again.
 
-    Noise is never kept. With $n$ steps between saved times:
-
-    | `levels` | states kept | steps computed, beside the derivative itself |
-    |---|---|---|
-    | 0 | n, and everything computed in a step | n |
-    | 1 | n | 2 n |
-    | L | about $L\,n^{1/L}$ | (L + 1) n |
+    With n steps and `levels` L of 1 or more, about L n^(1/L) states are kept, and (L + 1) n steps
+    are computed beside the derivative itself. `levels=0` keeps everything that a step computes, and
+    computes nothing twice. Noise is made again, and only kept with `levels=0`. With saved states on
+    the way, the gaps between them count as one level.
 
     Args:
-        levels: 1 is fastest on a CPU; 2 or more where memory is short.
+        levels: 1 was fastest on a CPU; 2 or more where memory is short.
     """
 
     levels: int = eqx.field(static=True, default=1)

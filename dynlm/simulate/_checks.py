@@ -200,8 +200,10 @@ def check_options(**options: tuple[Any, type, str]) -> None:
 
 def checked_states(y0s: ArrayLike) -> Float[Array, "paths dim"]:
     """Finite floating states, one row per path."""
-    values = None if isinstance(y0s, jax.Array) else np.asarray(y0s)  # no copy from a device
-    y0s = jnp.asarray(y0s)
+    values = None
+    if not isinstance(y0s, jax.Array):  # which would have to be copied from its device
+        values = np.asarray(y0s)
+        y0s = jnp.asarray(values)
     if y0s.ndim != 2 or not y0s.size or y0s.dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
             f"`y0s` has shape {y0s.shape} and dtype {y0s.dtype}. Pass float32 or float64 states, "

@@ -14,7 +14,7 @@ from .. import diffusions, drifts
 from .._nets import Features, StateNet
 from .._types import State, Time
 from ..diffusions._base import Value, evaluate
-from ..diffusions._learned import Positive
+from ..diffusions._learned import Positive, softplus
 from ..sde import SDE
 
 ACTIVATIONS: dict[Callable, str] = {
@@ -106,7 +106,7 @@ class PositiveNet(eqx.Module):
         return self.net.operands(ts)
 
     def __call__(self, read: Reader, y: Array, dw: Array) -> Float[Array, "block dim"]:
-        s = jax.nn.softplus(self.net(read, y) + math.log(math.e - 1))
+        s = softplus(self.net(read, y) + math.log(math.e - 1))
         return (self.floor + self.scale * s) * dw
 
 

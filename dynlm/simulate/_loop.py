@@ -24,6 +24,8 @@ class When(NamedTuple):
 
     @staticmethod
     def of(numbers: np.ndarray) -> "When":
+        if len(numbers) == 1:
+            return When(int(numbers[0]), (), False)
         gaps = np.diff(numbers)
         if len(gaps) and (gaps == gaps[0]).all():
             return When(int(numbers[0]), (int(gaps[0]), len(gaps)), True)

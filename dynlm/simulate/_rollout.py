@@ -21,13 +21,14 @@ from ._choice import choose
 from ._generators import AbstractNoise, CounterNoise
 from ._kernels import AbstractKernel, Fused, Scan
 from ._loop import Loop, When
-from ._saves import AbstractSave
+from ._saves import AbstractSave, Last
 from ._schemes import scheme_of
 from ._sharding import joined, sharded
 from ._spans import steps_of
 from ._stepper import Model, Stepper, Steps
 
 _LANES = 16  # paths are padded to a multiple, so that a path's bits do not depend on its company
+_COUNTER, _CHECKPOINTED, _SCAN = CounterNoise(), Checkpointed(), Scan()
 
 
 def rollout(
@@ -94,13 +95,13 @@ def rollout(
     save = default if save is None else save
     plan = _Plan(
         scheme,
-        CounterNoise() if noise is None else noise,
-        Checkpointed() if adjoint is None else adjoint,
-        Scan() if kernel is None else kernel,
+        _COUNTER if noise is None else noise,
+        _CHECKPOINTED if adjoint is None else adjoint,
+        _SCAN if kernel is None else kernel,
         mesh,
-        When.of(save.after(steps)),
+        When(steps.number, (), False) if type(save) is Last else When.of(save.after(steps)),
     )
-    controls = jax.tree.map(jnp.asarray, controls)
+    controls = None if controls is None else jax.tree.map(jnp.asarray, controls)
     number = np.uint32(first) if isinstance(first, int) else first.astype(jnp.uint32)
     arguments = (sde, y0s, steps, key, controls, number, save)
     undecided = kernel is None and jax.default_backend() != "cpu"

@@ -1,6 +1,7 @@
 """The steps of a rollout from what its user says of times."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from ._grid import cut, refine
 from ._saves import AbstractSave, AtSteps, Every, Last
 from ._stepper import Steps
 
+_LAST = Last()
+
 
 def steps_of(
     ts: Any, y0s: Float[Array, "paths dim"], dt: float | None, substeps: int | None
@@ -26,7 +29,7 @@ def steps_of(
                     f"`{name}` is {value}, but `ts` is (t0, t1, n), which says the steps. Leave "
                     f"`{name}` out, or pass times to save as an array."
                 )
-        return _even(*ts, y0s), Last()
+        return _even(*ts, y0s.dtype), _LAST
     if dt is not None and substeps is not None:
         raise ValueError(f"`dt={dt}` and `substeps={substeps}` are both given. Pass one.")
     if np.ndim(ts) == 2:
@@ -44,27 +47,35 @@ def steps_of(
     return steps, AtSteps(saved)
 
 
-def _even(t0: Any, t1: Any, number: int, y0s: Float[Array, "paths dim"]) -> Steps:
+def _even(t0: Any, t1: Any, number: int, dtype: Any) -> Steps:
     if isinstance(number, bool) or not 1 <= number < 2**31:
         raise ValueError(
             f"`ts` is ({t0}, {t1}, {number}), with {number} steps. Use 1 to 2^31 - 1; a vector of "
             "times is an array or a list."
         )
+    if isinstance(t0, float | int) and isinstance(t1, float | int):
+        return _even_known(float(t0), float(t1), int(number), dtype)
     start, end = concrete(t0), concrete(t1)
-    dtype = y0s.dtype
-    if start is None or end is None:
-        t0, t1 = (jax.lax.stop_gradient(jnp.asarray(t, dtype)) for t in (t0, t1))
-        return Steps(t0, (t1 - t0) / number, None, int(number))
-    if start.ndim or end.ndim or not (np.isfinite(start) and np.isfinite(end) and start < end):
+    if start is not None and end is not None and not (start.ndim or end.ndim):
+        return _even_known(float(start), float(end), int(number), dtype)
+    t0, t1 = (jax.lax.stop_gradient(jnp.asarray(t, dtype)) for t in (t0, t1))
+    if t0.ndim or t1.ndim:
+        raise ValueError(f"`ts` is ({t0}, {t1}, {number}). Pass two numbers, t0 before t1.")
+    return Steps(t0, (t1 - t0) / number, None, int(number))
+
+
+@lru_cache(maxsize=256)  # a call costs less than making these anew
+def _even_known(t0: float, t1: float, number: int, dtype: Any) -> Steps:
+    if not (np.isfinite(t0) and np.isfinite(t1) and t0 < t1):
         raise ValueError(f"`ts` is ({t0}, {t1}, {number}). Pass finite times, t0 before t1.")
-    h = (float(end) - float(start)) / int(number)
-    ulp = float(np.spacing(np.asarray(max(abs(start), abs(end)), dtype)))
+    h = (t1 - t0) / number
+    ulp = float(np.spacing(np.asarray(max(abs(t0), abs(t1)), dtype)))
     if h < 8 * ulp:
         raise ValueError(
             f"`ts` is ({t0}, {t1}, {number}), whose steps of {h:.1e} {dtype.name} cannot tell "
             f"apart there. Use fewer steps, float64, or times nearer to 0."
         )
-    return Steps(dtype.type(start), dtype.type(h), None, int(number))
+    return Steps(dtype.type(t0), dtype.type(h), None, number)
 
 
 def _refined(ts: Array, substeps: int | None) -> tuple[Steps, AbstractSave]:

@@ -1,0 +1,144 @@
+"""The benchmarks run, in sizes of no interest, with the rows that every installation has."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+NOT_THERE = "not installed: torch"
+OURS, COUNTER = "dynlm.rollout", "diffrax, CounterBrownianPath"
+
+
+class WithoutTorch:
+    """An import hook: `None` in `sys.modules` would trip those who look for PyTorch there."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name=name)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a benchmark by name, where PyTorch is not installed."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [WithoutTorch(), *sys.meta_path])
+    for path in BENCHMARKS.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    yield importlib.import_module
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def run(module: ModuleType, tmp_path: Path, capsys, *options: str) -> tuple[dict, str]:
+    """The results of `main`, which its file and its last line repeat, and what it printed."""
+    out = tmp_path / "results.json"
+    files = ["--json", "--out", str(out)]
+    results = module.main(["--quick", "--repeat", "2", *files, *options])
+    printed = capsys.readouterr().out
+    assert json.loads(printed.splitlines()[-1]) == json.loads(out.read_text())
+    assert json.loads(out.read_text())["tables"] == results["tables"]
+    for name in ("device", "cpus", "versions", "load_at_start", "cpu_share_of_other_programs"):
+        assert name in results
+    return results, printed
+
+
+def was_timed(row: dict) -> bool:
+    return len(row["later_ms"]) == 2 and 0 < row["min_ms"] <= row["median_ms"]
+
+
+@pytest.mark.slow
+def test_rollout_is_measured_beside_its_peers_and_all_are_right(script, tmp_path, capsys):
+    rows = (OURS, COUNTER, "no noise*", "numpy loop", "torch loop", "torchsde.sdeint")
+    plot = tmp_path / "bars.png"
+    options = ["--plot", str(plot), "--rows", *rows]
+    results, printed = run(script("rollout"), tmp_path, capsys, *options)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    for table in results["tables"].values():
+        for name in (OURS, COUNTER, "numpy loop"):
+            assert was_timed(table[name]) and table[name]["path_steps_per_s"] > 0
+            errors = [abs(x) for key, x in table[name].items() if key.endswith("standard_errors")]
+            assert len(errors) == 2 and max(errors) < 5, (name, table[name])
+        assert table[OURS]["memory_bytes"] > 0 and table["numpy loop"]["memory_bytes"] is None
+        assert table["torch loop"] == table["torchsde.sdeint"] == {"not_run": NOT_THERE}
+        assert table["no noise: the scan with dW = sqrt(dt)"].keys().isdisjoint({"failed"})
+    assert results["tables"]["neural"][OURS]["roofline_share"] > 0
+    assert "".join(printed.splitlines()[:-1]).count(NOT_THERE) == 4
+    verdicts = {(found["table"], found["peer"]): found for found in results["targets"]}
+    assert verdicts["linear", "numpy loop"]["reached"] in (True, False)
+    assert verdicts["neural", "torch loop"]["reached"] is None
+    assert not any(found["comparable"] for found in results["targets"])
+
+
+@pytest.mark.slow
+def test_gradients_agree_where_the_noise_is_the_same(script, tmp_path, capsys):
+    reversible = f"{OURS}, ReversibleHeun, *"
+    rows = (OURS, reversible, COUNTER, "lax.scan*", "torch*")
+    results, printed = run(script("gradient"), tmp_path, capsys, "--rows", *rows)
+    ito = results["tables"]["depth 1, 32 paths"]
+    assert was_timed(ito[COUNTER]) and ito[COUNTER]["gradient_distance_from_ours"] < 1e-5
+    assert "gradient_distance_from_ours" not in ito["lax.scan, jax.random.normal a step"]
+    heun = results["tables"]["reversible, depth 1, 32 paths"]
+    kept = heun[f"{OURS}, ReversibleHeun, Checkpointed"]
+    assert kept["gradient_distance_from_ours"] < 1e-5
+    for row in [*ito.values(), *heun.values()]:
+        if row != {"not_run": NOT_THERE}:
+            assert abs(row["loss_error_in_standard_errors"]) < 5 and row["gradient_norm"] > 0
+    assert ito["torch loop"] == {"not_run": NOT_THERE}
+    assert NOT_THERE in printed and "8x diffrax, VirtualBrownianTree: not measured" not in printed
+
+
+@pytest.mark.slow
+def test_scaling_fits_a_slope_to_each_curve(script, tmp_path, capsys):
+    results, printed = run(script("rollout"), tmp_path, capsys, "--scaling", "--rows", "none")
+    assert len(results["scaling"]) == 4
+    for curve in results["scaling"].values():
+        assert all(was_timed(row) for row in curve["rows"].values())
+        assert f"slope {curve['slope']:.2f}" in printed
+
+
+def test_a_failure_is_a_row_and_no_target_is_met_by_it(script, capsys):
+    timing = script("_rows")
+
+    def breaks() -> None:
+        raise MemoryError("no room\nat all")
+
+    builds = {
+        "fast": lambda: timing.Run(lambda: 1.0),
+        "fails": lambda: timing.Run(breaks),
+        "absent": "needs a GPU",
+        "cannot be made": lambda: breaks(),
+    }
+    seen = []
+    rows = timing.compare(builds, lambda *found: seen.append(found) or {}, repeat=3, limit=1.0)
+    assert seen == [("fast", 1.0)] and len(rows["fast"]["later_ms"]) == 3
+    assert rows["fails"] == rows["cannot be made"] == {"failed": "MemoryError: no room"}
+    assert rows["absent"] == {"not_run": "needs a GPU"}
+    targets = tuple(timing.Target("t", peer, 2.0, ours="fast") for peer in ("fails", "absent"))
+    found = timing.judge(targets, {"t": rows}, comparable=True)
+    timing.show("a table", rows, "fast")
+    printed = capsys.readouterr().out
+    assert [target["reached"] for target in found] == [None, None]
+    assert "failed: MemoryError: no room" in printed and "needs a GPU" in printed
+    assert printed.count("not measured") == 2
+
+
+def test_a_target_counts_the_fastest_of_its_peers(script):
+    timing = script("_rows")
+    times = {"ours": [1.0, 2.0, 1.0], "slow": [9.0, 9.0, 9.0], "quick": [2.5, 3.0, 2.5]}
+    rows = {
+        name: {"later_ms": later, "median_ms": sorted(later)[1]} for name, later in times.items()
+    }
+    rows["ours"]["roofline_share"] = 0.7
+    targets = (
+        timing.Target("t", ("slow", "quick"), 2.6, ours="ours"),
+        timing.Target("t", "roofline", 0.65, ours="ours"),
+    )
+    first, second = timing.judge(targets, {"t": rows}, comparable=True)
+    assert (first["peer"], first["measured"], first["reached"]) == ("quick", 2.5, False)
+    assert (first["lowest_turn"], first["highest_turn"]) == (1.5, 2.5)
+    assert (second["measured"], second["reached"]) == (0.7, True)
