@@ -17,7 +17,8 @@ WHERE = "gpu" if DEVICE.type == "cuda" else "cpu"
 
 def configure(precision: str | None) -> None:
     """All cores, and products of the same precision as JAX's."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    affinity = getattr(os, "sched_getaffinity", None)
+    torch.set_num_threads(len(affinity(0)) if affinity else os.cpu_count() or 1)
     names = {"tensorfloat32": "high", "bfloat16": "medium"}
     torch.set_float32_matmul_precision(names.get(precision or "", "highest"))
 

@@ -23,9 +23,10 @@ RANK = {
         sde
         problems._problem problems._gaussian problems._bessel problems._scalar problems._linear
         problems._physics problems
-        simulate._noise simulate._brownian simulate._support simulate._grid simulate._checks
+        simulate._noise simulate._brownian simulate._support simulate._grid simulate._reductions
+        simulate._checks
         simulate._solve simulate._generators simulate._schemes simulate._stepper simulate._adjoints
-        simulate._reductions simulate._saves simulate._spans simulate._fused_spec simulate._fused
+        simulate._saves simulate._spans simulate._fused_spec simulate._fused
         simulate._kernels simulate._choice simulate._loop simulate._sharding simulate._rollout
         simulate
         losses baselines _fit analysis lm bench report studies

@@ -16,6 +16,7 @@ from dynlm.simulate import (
     CounterNoise,
     Every,
     Fold,
+    Histogram,
     JaxNoise,
     Last,
     Moments,
@@ -25,6 +26,18 @@ from dynlm.simulate import (
 )
 
 KEY = jr.key(11)
+
+# On a CPU under JAX 0.10 the bits are the same; under later versions, and on other devices,
+# programs whose shapes differ may round differently in the last places.
+EXACT = jax.default_backend() == "cpu" and jax.__version_info__ < (0, 11)
+
+
+def same(a, b):
+    if EXACT:
+        np.testing.assert_array_equal(a, b)
+    else:
+        tolerance = 2e-6 if jax.default_backend() == "cpu" else 1e-5
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
 def mlp(dim=3, width=12, on="state"):
@@ -123,6 +136,26 @@ def test_dt_cuts_gaps_unevenly_as_solve_does():
     np.testing.assert_allclose(ours.ys, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_equal_times_repeat_the_state_even_where_the_drift_is_infinite():
+    """A bridge to 1 at time 1, whose drift has no value there."""
+    sde = SDE(drifts.Function(lambda t, y: (1 - y) / (1 - t)), diffusions.Scalar(0.5, 1))
+    paths = rollout(sde, jnp.zeros((3, 1)), np.array([0.0, 0.5, 1.0, 1.0]), key=KEY, substeps=4)
+    assert paths.mask.all()
+    np.testing.assert_array_equal(paths.ys[:, 2], paths.ys[:, 3])
+
+
+def test_saved_times_are_those_given():
+    ts = np.array([0.0, 0.3, 0.6, 0.9], np.float32)
+    paths = rollout(mlp(), states(3, 3), ts, key=KEY, dt=0.1)
+    np.testing.assert_array_equal(paths.ts, np.broadcast_to(ts, (3, 4)))
+
+
+def test_times_to_save_may_be_asked_for_inside_jit():
+    run = jax.jit(lambda y: rollout(OU, y, (0.0, 1.0, 8), key=KEY, save=At([0.0, 0.5])).ys)
+    every = rollout(OU, Y0S, (0.0, 1.0, 8), key=KEY, save=Every(4)).ys
+    np.testing.assert_allclose(run(Y0S), every[:, :2], rtol=1e-6)
+
+
 def test_times_may_be_traced():
     sde, y0s = mlp(), states(3, 3)
     plain = rollout(sde, y0s, (0.5, 2.0, 12), key=KEY)
@@ -135,13 +168,31 @@ def test_times_may_be_traced():
 # The same bits --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim, width", [(1, 5), (3, 20), (16, 64)])
-def test_bits_do_not_depend_on_how_a_batch_is_split(dim, width):
-    sde, y0s = mlp(dim, width), states(70, dim)
-    whole = np.asarray(rollout(sde, y0s, (0.0, 1.0, 9), key=KEY))
+@pytest.mark.parametrize(
+    "sde",
+    [
+        mlp(1, 5),
+        mlp(3, 20),
+        mlp(16, 64),
+        SDE(drifts.MLP(3, key=jr.key(1)), diffusions.Scalar(0.3, 3)),
+    ],
+    ids=["1", "3", "16", "additive"],
+)
+@pytest.mark.parametrize("steps", [1, 9])
+def test_bits_do_not_depend_on_how_a_batch_is_split(sde, steps):
+    y0s = states(70, sde.dim)
+    whole = np.asarray(rollout(sde, y0s, (0.0, 1.0, steps), key=KEY))
     for a, b in ((0, 1), (1, 2), (3, 6), (0, 16), (16, 33), (33, 70)):
-        part = rollout(sde, y0s[a:b], (0.0, 1.0, 9), key=KEY, first=a)
-        np.testing.assert_array_equal(part, whole[a:b])
+        same(rollout(sde, y0s[a:b], (0.0, 1.0, steps), key=KEY, first=a), whole[a:b])
+
+
+def test_keys_whose_draws_depend_on_the_batch_are_refused(unchecked):
+    rbg = jr.key(3, impl="rbg")
+    whole = rollout(OU, jnp.ones((40, 2)), (0.0, 1.0, 4), key=rbg)
+    same(rollout(OU, jnp.ones((20, 2)), (0.0, 1.0, 4), key=rbg, first=20), whole[20:])
+    for key, noise in ((rbg, JaxNoise()), (jr.key(3, impl="unsafe_rbg"), None)):
+        with pytest.raises(ValueError, match="depend on the batch"):
+            rollout(OU, jnp.ones((40, 2)), (0.0, 1.0, 4), key=key, noise=noise)
 
 
 @pytest.mark.parametrize("noise", [CounterNoise(), JaxNoise()], ids=["counter", "jax"])
@@ -152,7 +203,7 @@ def test_bits_do_not_depend_on_chunks(noise):
         for c in (1, 4, 11, 16)
     ]
     for run in runs[1:]:
-        np.testing.assert_array_equal(run, runs[0])
+        same(run, runs[0])
     np.testing.assert_allclose(
         rollout(sde, y0s, (0.0, 1.0, 11), key=KEY, noise=noise, kernel=Scan(unroll=4)),
         runs[0],
@@ -163,7 +214,7 @@ def test_bits_do_not_depend_on_chunks(noise):
 @pytest.mark.parametrize("noise", [CounterNoise(), JaxNoise()], ids=["counter", "jax"])
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 def test_noise_is_bit_identical(noise, chunk):
-    """Drift 0, diffusion 1, steps of length 1: the increments are the draws themselves."""
+    """Drift 0, diffusion 1, step 1: the increment is the draw itself."""
     sde = SDE(drifts.Function(lambda t, y: jnp.zeros_like(y)), diffusions.Scalar(1.0, 5))
     path = rollout(
         sde,
@@ -178,8 +229,8 @@ def test_noise_is_bit_identical(noise, chunk):
     def draw(i):
         return noise.normals(noise.stream(jr.fold_in(KEY, i)), jnp.uint32(0), 5, jnp.float32)
 
-    numbers = jnp.arange(37, dtype=jnp.uint32) + jnp.uint32(2**32 - 20)
-    np.testing.assert_array_equal(path, jax.jit(jax.vmap(draw))(numbers))
+    numbers = jnp.arange(48, dtype=jnp.uint32) + jnp.uint32(2**32 - 20)
+    same(path, jax.jit(jax.vmap(draw))(numbers)[:37])
 
 
 def test_jax_noise_has_the_right_law():
@@ -240,7 +291,9 @@ def test_controls_drive_each_path_by_its_own():
     up = loss(eqx.tree_at(lambda f: f.gain, force, force.gain + eps), us)
     down = loss(eqx.tree_at(lambda f: f.gain, force, force.gain - eps), us)
     np.testing.assert_allclose(by_force.gain, (up - down) / (2 * eps), rtol=1e-2)
-    assert np.abs(by_us).max() > 0
+    bump = jnp.zeros_like(us).at[2, 1, 0].set(eps)
+    slope = (loss(force, us + bump) - loss(force, us - bump)) / (2 * eps)
+    np.testing.assert_allclose(by_us[2, 1, 0], slope, rtol=1e-2)
 
 
 def test_ensembles_of_models_under_vmap():
@@ -298,7 +351,12 @@ def test_float64(x64):
     )
 
 
-@pytest.mark.parametrize("save", [Last(), Running(Moments())], ids=["last", "moments"])
+COUNT = Fold(0, lambda count, t, y: count + 1)
+
+
+@pytest.mark.parametrize(
+    "save", [Last(), Running(Moments()), COUNT], ids=["last", "moments", "fold"]
+)
 def test_memory_does_not_grow_with_steps(save):
     """By what the compiler allocates, not by what a run happens to use."""
     sde = mlp()
@@ -331,7 +389,19 @@ LANGEVIN = Langevin(lambda x: x, jnp.ones(1), jnp.ones(1))
         ("`y0s[1]` is", dict(y0s=np.array([[1.0, 1.0], [np.nan, 0.0]], np.float32))),
         ("dimension 2", dict(y0s=jnp.ones((4, 3)))),
         ("Use 1 to 2^31", dict(ts=(0.0, 1.0, 0))),
-        ("Use 1 to 2^31", dict(ts=(0.0, 1.0, True))),
+        ("three times to save", dict(ts=(0.0, 1.0, True))),
+        ("three times to save", dict(ts=(0.0, 1.0, 8.0))),
+        ("`first` is -1", dict(first=-1)),
+        ("`first` is 1.5", dict(first=1.5)),
+        ("`key` is 0", dict(key=0)),
+        ("Pass one key", dict(key=jr.split(KEY, 4))),
+        ("which says how and not when", lambda: dict(save=Moments())),
+        ("Pass an instance", lambda: dict(save=Every(2, Moments))),
+        ("`k` is 9", lambda: dict(save=Every(9))),
+        ("Return what `init` is", lambda: dict(save=Fold(0.0, lambda c, t, y: y))),
+        ("counts component 5", lambda: dict(save=Last(Histogram([0.0, 1.0], 5)))),
+        ("Return a number", lambda: dict(save=Last(Histogram([0.0, 1.0], lambda y: y)))),
+        ("whole numbers", lambda: dict(save=AtSteps([0.5]))),
         ("t0 before t1", dict(ts=(1.0, 0.0, 8))),
         ("cannot tell apart", dict(ts=(1e6, 1e6 + 1, 1000))),
         ("`dt` is 0.1, but `ts` is (t0, t1, n)", dict(dt=0.1)),
@@ -368,7 +438,7 @@ def test_refusals(sentence, arguments, unchecked):
         sde, y0s, ts, rest = (lambda sde, y0s, ts, **rest: (sde, y0s, ts, rest))(
             **(defaults | arguments)
         )
-        rollout(sde, y0s, ts, key=KEY, **rest)
+        rollout(sde, y0s, ts, **({"key": KEY} | rest))
     assert sentence in str(error.value).replace("\n", " ")
 
 

@@ -213,7 +213,7 @@ def test_through_running_moments():
 # Memory -----------------------------------------------------------------------------------------
 
 
-def temporary(steps, adjoint, noise_dim=2, scheme=None, paths=64):
+def temporary(steps, adjoint, noise_dim=2, scheme=None, paths=64, save=None, chunk=None):
     """Bytes that the gradient of the final state needs between its start and its end."""
     wide = jnp.ones((2, noise_dim)) / noise_dim
     sde = SDE(
@@ -222,8 +222,9 @@ def temporary(steps, adjoint, noise_dim=2, scheme=None, paths=64):
     )
 
     def loss(y0s):
-        end = rollout(sde, y0s, (0.0, 1.0, steps), key=KEY, adjoint=adjoint, scheme=scheme)
-        return jnp.sum(end**2)
+        options = dict(adjoint=adjoint, scheme=scheme, save=save, kernel=Scan(chunk=chunk))
+        out = rollout(sde, y0s, (0.0, 1.0, steps), key=KEY, **options)
+        return jnp.sum((out if save is None else out.ys) ** 2)
 
     compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((paths, 2))).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -251,3 +252,12 @@ def test_noise_is_not_kept():
     n = 200
     grown = temporary(n, Checkpointed(1), noise_dim=256) - temporary(n // 2, Checkpointed(1), 256)
     assert grown < 1.2 * (n / 2) * 64 * 2 * 4
+    chunk = 16 * 64 * 256 * 4  # bytes; 255 steps are 15 chunks and 15 steps left over
+    assert temporary(255, Checkpointed(1), 256, chunk=16) < 4 * chunk
+
+
+def test_unevenly_saved_states_cost_no_more_steps():
+    """Twenty saved steps and then a thousand: the states kept are about as many as the steps."""
+    save = AtSteps([*range(20), 1000])
+    state = 64 * 2 * 4
+    assert temporary(1000, Checkpointed(1), save=save) < 1.3 * 1000 * state + 40 * state

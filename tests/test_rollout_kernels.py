@@ -137,8 +137,9 @@ def test_the_faster_kernel_is_chosen():
 
 
 @pytest.mark.parametrize("value", [[1.0, 2.1], [1.0, jnp.nan], [jnp.inf, 2.0]])
-def test_a_kernel_that_is_wrong_is_not_chosen(value):
-    assert chosen(timed(0.02, [1.0, 2.0]), timed(0.0, value)) == Scan()
+def test_a_kernel_that_is_wrong_is_warned_of_and_not_chosen(value):
+    with pytest.warns(UserWarning, match="gave other numbers"):
+        assert chosen(timed(0.02, [1.0, 2.0]), timed(0.0, value)) == Scan()
 
 
 def test_a_kernel_that_fails_is_warned_of_and_not_chosen():
@@ -172,5 +173,7 @@ def test_the_choice_is_made_once_for_each_shape(monkeypatch):
         jax.jit(lambda y: rollout(SDE_3, y, (0.0, 1.0, 6), key=KEY))(Y0S[:9])
         rollout(SDE_F, Y0S, (0.0, 1.0, 6), key=KEY)
         rollout(SDE_3, Y0S, (0.0, 1.0, 6), key=KEY, kernel=Scan())
-        assert len(calls) == 2  # traced, not for the kernel, forced
+        level = lambda a: diffusions.Diagonal(lambda t, y: a * jnp.ones(3), 3, "time")  # noqa: E731
+        jax.jit(lambda a: rollout(SDE(SDE_3.drift, level(a)), Y0S, (0.0, 1.0, 6), key=KEY))(0.3)
+        assert len(calls) == 2  # traced, not for the kernel, forced, traced in a closure
     close(ends, rollout(SDE_3, Y0S, (0.0, 1.0, 6), key=KEY, kernel=Scan()))

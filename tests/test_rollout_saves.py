@@ -34,7 +34,6 @@ def keep(save, **kwargs):
         (Every(4), range(0, 13, 4)),
         (Every(5), (0, 5, 10)),
         (Every(12), (0, 12)),
-        (Every(20), (0,)),
         (AtSteps([0, 1, 7]), (0, 1, 7)),
         (AtSteps([3]), (3,)),
         (AtSteps([2, 5, 8, 11]), (2, 5, 8, 11)),
@@ -111,6 +110,21 @@ def test_histograms(every, of_state):
     np.testing.assert_array_equal(last.counts, np.histogram(x[:, -1], edges32)[0])
     each = keep(Every(6, Histogram(edges, of_state))).value
     np.testing.assert_array_equal(each.counts[1], np.histogram(x[:, 6], edges32)[0])
+
+
+def test_counts_of_whole_numbers(every):
+    edges = [-0.5, 0.5, 1.5, 2.5]
+    found = keep(Last(Histogram(edges, lambda y: jnp.sum(y > 0.9))))
+    positive = np.sum(np.asarray(every.ys[:, -1]) > 0.9, axis=1)
+    np.testing.assert_array_equal(found.counts, np.histogram(positive, edges)[0])
+
+
+def test_no_moments_of_nothing():
+    sde = SDE(drifts.Function(lambda t, y: jnp.nan * y), diffusions.Scalar(1.0, 1))
+    moments = rollout(sde, jnp.ones((3, 1)), (0.0, 1.0, 2), key=KEY, save=Last(Moments()))
+    assert moments.count == 0 and jnp.isnan(moments.mean).all()
+    one = rollout(SDE_2, Y0S[:1], STEPS, key=KEY, save=Last(Moments()))
+    assert one.count == 1 and jnp.isfinite(one.mean).all() and jnp.isnan(one.covariance).all()
 
 
 def test_a_histogram_loses_nothing():

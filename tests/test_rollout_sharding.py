@@ -22,4 +22,4 @@ def test_four_devices():
         timeout=500,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("passed") == 7
+    assert run.stdout.count("passed") == 8

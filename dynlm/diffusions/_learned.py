@@ -62,7 +62,7 @@ def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""$\log(1 + e^x)$, 2.6 times as fast in float32 on a CPU as `jax.nn.softplus`.
 
     With $u = e^{-|x|}$ and $s = u / (2 + u) \le 1/3$, $\log(1 + u) = 2\,\mathrm{artanh}\,s$, whose
-    series is cut where it is below a rounding: relative error 2e-7.
+    series is cut where it is below a rounding: relative error 3e-7 for x above -86, and 0 below.
     """
     if x.dtype != jnp.float32:
         return jax.nn.softplus(x)

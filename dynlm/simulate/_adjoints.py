@@ -91,10 +91,10 @@ class Checkpointed(AbstractAdjoint):
 
         def many(size: int) -> Turn:
             def turn(carry: Carry, start: Index) -> Carry:
-                normals = stepper.draw(start + jnp.arange(size))
+                normals = jax.vmap(stepper.draw)(start + jnp.arange(size))
 
                 def one(carry: Carry, j: Index) -> Carry:
-                    now = [z[:, j] for z in normals]
+                    now = [z[j] for z in normals]
                     return stepper.step(model, carry, start + j, now)
 
                 return _nested(one, carry, 0, size, min(self.levels, 1), stepper.unroll)
@@ -112,7 +112,11 @@ class Checkpointed(AbstractAdjoint):
                 self.levels,
                 1,
             )
-        return many(rest)(carry, first + steps - rest) if rest else carry
+        if not rest:
+            return carry
+        last = many(rest)
+        last = jax.checkpoint(last) if self.levels else last
+        return last(carry, first + steps - rest)
 
 
 def _nested(one: Turn, carry: Carry, first: Index, steps: int, levels: int, unroll: int) -> Carry:
@@ -131,9 +135,9 @@ def _nested(one: Turn, carry: Carry, first: Index, steps: int, levels: int, unro
     def plain(j: Index, carry: Carry) -> Carry:
         return one(carry, first + j)
 
-    turn = _kept(plain) if levels else plain
     if steps == 1:
-        return turn(0, carry)
+        return (jax.checkpoint(one) if levels else one)(carry, first)
+    turn = _kept(plain) if levels else plain
     return lax.fori_loop(0, steps, turn, carry, unroll=min(unroll, steps))
 
 
@@ -147,7 +151,9 @@ class Reversible(AbstractAdjoint):
     """For `diffrax.ReversibleHeun`: reverse mode that keeps no states, and takes the steps back.
 
     Memory does not grow with the steps between saved times. Going back undoes the arithmetic of
-    going forward, so the derivative is that of the very steps that were taken, to rounding.
+    going forward, so the derivative is that of the very steps that were taken, to rounding. There
+    is no forward mode, and what a callable closes over cannot be differentiated. The scheme has a
+    mode that grows where the drift contracts for long, which no shorter step cures.
     """
 
     def check(self, scheme: Scheme, solver: dfx.AbstractSolver) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._types import Noise, State, Time, concrete
 from ..sde import SDE, AbstractSDE
+from ._reductions import AbstractReduction
 
 
 def check_objects(sde: Any, solver: Any, controller: Any, brownian: Any, adjoint: Any) -> None:
@@ -194,8 +195,15 @@ def check_noise_shape(sde: AbstractSDE, brownian: dfx.AbstractBrownianPath, y0: 
 def check_options(**options: tuple[Any, type, str]) -> None:
     """Refuse classes, strings and objects of another kind where instances belong."""
     for name, (value, kind, example) in options.items():
-        if value is not None and not isinstance(value, kind):
-            raise ValueError(f"`{name}` is {value!r}. Pass an instance, such as {example}.")
+        if isinstance(value, kind) or value is None:
+            continue
+        if isinstance(value, AbstractReduction):
+            raise ValueError(
+                f"`{name}` is {value!r}, which says how and not when. Use `Last(...)`, "
+                "`Every(k, ...)` or `Running(...)` around it."
+            )
+        what = "the class" if isinstance(value, type) else f"a {type(value).__name__}:"
+        raise ValueError(f"`{name}` is {what} {value!r}. Pass an instance, such as {example}.")
 
 
 def checked_states(y0s: ArrayLike) -> Float[Array, "paths dim"]:

@@ -15,6 +15,7 @@ from ._kernels import AbstractKernel, Fused, Scan
 
 _TOLERANCE = 1e-3  # of the largest number; float32 programs differ by their rounding
 _REPEAT = 3
+_MOST = 256  # choices that are remembered
 
 _chosen: dict[Any, AbstractKernel] = {}
 
@@ -26,8 +27,13 @@ def choose(run: Callable[[AbstractKernel], Any], arguments: Any) -> AbstractKern
     if any(isinstance(x, Tracer) for x in leaves):
         return Scan()
     shapes = tuple((x.shape, str(x.dtype)) for x in leaves)
-    known = (structure, shapes, jax.tree.structure(rest), tuple(jax.tree.leaves(rest)))
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore
+    known = (precision, structure, shapes, jax.tree.structure(rest), tuple(jax.tree.leaves(rest)))
     if known not in _chosen:
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves(run(Scan()))):
+            return Scan()  # something traced is closed over, so nothing can be timed
+        if len(_chosen) >= _MOST:
+            _chosen.clear()
         _chosen[known] = fastest(run, (Scan(), Fused()))
     return _chosen[known]
 
@@ -42,6 +48,7 @@ def fastest(
     for kernel in others:
         try:
             found, seconds = _timed(run, kernel)
+            agree = bool(_agree(expected, found))
         except Exception as error:
             warnings.warn(
                 f"`kernel={kernel!r}` failed here, so `{reference!r}` is used: "
@@ -49,7 +56,13 @@ def fastest(
                 stacklevel=4,
             )
             continue
-        if seconds < best and _agree(expected, found):
+        if not agree:
+            warnings.warn(
+                f"`kernel={kernel!r}` gave other numbers than `{reference!r}` here, which is "
+                "used. Where paths are chaotic that is no fault; pass `kernel` to choose.",
+                stacklevel=4,
+            )
+        elif seconds < best:
             winner, best = kernel, seconds
     return winner
 

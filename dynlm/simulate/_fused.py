@@ -48,6 +48,7 @@ def advance(
     ts: Float[Array, " steps"],
     hs: Float[Array, " steps"],
     first: int | Int[Array, ""] | UInt32[Array, ""],
+    count: Int[Array, ""] | None = None,
     *,
     target: Target,
     block: int | None = None,
@@ -59,6 +60,7 @@ def advance(
     Args:
         ts, hs: When each step begins, and its length. On TPU the rows made of them, 512 bytes or
             more for each step, must fit a core's memory: some thousand steps a launch.
+        count: How many of the steps to take; all, unless told.
         first: The number of the first step's noise, `_noise.normals(streams[i], first, dim)`.
         target: What it is compiled for.
         block: Paths in a program, a power of two from 16 on; `block_of` by default.
@@ -80,11 +82,12 @@ def advance(
         return y
     rows = -(-paths // block) * block
     first = jnp.asarray(first, jnp.uint32) if isinstance(first, int) else first.astype(jnp.uint32)
+    number = jnp.uint32(hs.size) if count is None else count.astype(jnp.uint32)
     drift = _packed(spec.drift.operands(ts), target, dtype)
     diffusion = _packed(spec.diffusion.operands(ts), target, dtype)
     out = _launch(
         spec,
-        (jnp.stack([first, jnp.uint32(hs.size)]), hs, jnp.sqrt(hs)),
+        (jnp.stack([first, number]), hs, jnp.sqrt(hs)),
         _pad(streams, (rows, 2)),
         _pad(y, (rows, _lanes(dim, target))),
         (drift, diffusion),

@@ -70,7 +70,7 @@ class Scan(AbstractKernel):
 
     def __check_init__(self) -> None:
         for name, value in (("chunk", self.chunk), ("unroll", self.unroll)):
-            if value is not None and (isinstance(value, bool) or value != int(value) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` is {value!r}. Use a whole number, 1 or more.")
 
     @property
@@ -149,13 +149,20 @@ class Fused(AbstractKernel):
             reason = f"`y0s` is {y0s.dtype}", "float32"
         elif own is not None:
             reason = f"every path has {own} of its own", "what all paths share"
-        elif self.target is None and jax.default_backend() not in ("gpu", "tpu"):
-            backend = jax.default_backend()
-            reason = f"the default device is a {backend}", "a GPU or TPU, or `interpret=True`"
+        elif not self._runs(jax.default_backend()):
+            reason = (
+                f"the default device is a {jax.default_backend()}",
+                "a GPU or TPU; anywhere else `interpret=True` with `target='gpu'` or 'tpu'",
+            )
         if reason is not None:
             return f"{reason[0]}; the fused kernel takes {reason[1]}. Use `kernel=Scan()`."
         spec = spec_of(sde)
         return spec if isinstance(spec, str) else None
+
+    def _runs(self, backend: str) -> bool:
+        if self.interpret:
+            return (self.target or backend) in ("gpu", "tpu")
+        return backend in ("gpu", "tpu") and self.target in (None, backend)
 
     def advance(
         self,
@@ -187,8 +194,7 @@ def _advance(
     def launch(number: int, done: Index, y: Array) -> Array:
         ks = first + done + jnp.arange(number)
         ts, hs = stepper.steps.time(ks), stepper.steps.lengths(ks)
-        if count is not None:
-            hs = jnp.where(done + jnp.arange(number) < count, hs, 0)  # no length: nothing changes
+        some = None if count is None else jnp.clip(jnp.asarray(count) - done, 0, number)
         return _fused.advance(
             spec,
             y,
@@ -196,6 +202,7 @@ def _advance(
             ts,
             hs,
             jnp.asarray(first + done),
+            some,
             target=kernel.target or jax.default_backend(),  # pyright: ignore[reportArgumentType]
             block=kernel.block,
             dtype=kernel.dtype,

@@ -8,8 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from ._adjoints import AbstractAdjoint
-from ._kernels import AbstractKernel
+from ._adjoints import AbstractAdjoint, Checkpointed
+from ._kernels import AbstractKernel, Scan
 from ._saves import AbstractSave
 from ._schemes import Carry
 from ._stepper import Model, Stepper
@@ -53,7 +53,8 @@ class Loop(NamedTuple):
         carried, aside = self._keep(carry, recorder.start(y0s), when.first)
         asides = jax.tree.map(lambda x: x[None], aside)
         if when.gaps:
-            carried, more = self._gaps(carry, carried, when)
+            whole = when.equal or not self._cut_gaps()
+            carried, more = (self._gaps if whole else self._parts)(carry, carried, when)
             asides = jax.tree.map(lambda x, xs: jnp.concatenate([x, xs]), asides, more)
         return recorder.left(carried, asides)
 
@@ -63,6 +64,42 @@ class Loop(NamedTuple):
     def _keep(self, carry: Carry, carried: Any, k: Any) -> tuple[Any, Any]:
         ys = self.stepper.states(carry)
         return self.save.recorder().keep(carried, self.stepper.steps.time(k), ys, self.real)
+
+    def _cut_gaps(self) -> bool:
+        """Whether gaps of unequal length are run in parts; else each is told its length."""
+        return isinstance(self.kernel, Scan) and isinstance(self.adjoint, Checkpointed)
+
+    def _parts(self, carry: Carry, carried: Any, when: When) -> tuple[Any, Any]:
+        """Unequal gaps, in parts as long as their greatest common divisor.
+
+        So many steps are taken as there are, and the states kept for the backward pass are theirs.
+        """
+        numbers = when.numbers()
+        part = int(np.gcd.reduce(when.gaps))
+        ends = np.arange(numbers[0] + part, numbers[-1] + 1, part)
+        slots = np.searchsorted(numbers[1:], ends)
+        kept = numbers[1:][slots] == ends
+        outer, inner = self.adjoint.split() if part > 1 else (lambda body: body, self.adjoint)
+        advance = outer(lambda carry, k: self._advance(inner, carry, k, part))
+
+        def put_aside(at: tuple) -> tuple:
+            carry, carried, aside, k, slot = at
+            carried, more = self._keep(carry, carried, k)
+            return carried, jax.tree.map(lambda xs, x: xs.at[slot].set(x), aside, more)
+
+        def turn(state: tuple, at: tuple) -> tuple[tuple, None]:
+            carry, carried, aside, k = state
+            slot, keep = at
+            carry = advance(carry, k)
+            now = (carry, carried, aside, k + part, slot)
+            carried, aside = lax.cond(keep, put_aside, lambda now: (now[1], now[2]), now)
+            return (carry, carried, aside, k + part), None
+
+        one = jax.eval_shape(lambda: self._keep(carry, carried, when.first)[1])
+        room = jax.tree.map(lambda x: jnp.zeros((len(when.gaps), *x.shape), x.dtype), one)
+        start = (carry, carried, room, jnp.asarray(when.first))
+        (_, carried, room, _), _ = lax.scan(turn, start, (jnp.asarray(slots), jnp.asarray(kept)))
+        return carried, room
 
     def _gaps(self, carry: Carry, carried: Any, when: When) -> tuple[Any, Any]:
         most = when.gaps[0] if when.equal else max(when.gaps)

@@ -36,9 +36,9 @@ class MomentsResult(NamedTuple):
 
     Args:
         count: How many states were counted; those that are not finite were not.
-        mean: Their mean.
+        mean: Their mean, or NaN if there are none.
         covariance: Their covariance, as a matrix, or its diagonal as a vector; divided by
-            `count - 1`.
+            `count - 1`, or NaN if that is 0.
     """
 
     count: Float[Array, "*time"]
@@ -80,10 +80,10 @@ class Moments(AbstractReduction):
 
     def finish(self, total: PyTree[Array]) -> MomentsResult:
         n, mean, spread = total
-        unbiased = n / jnp.maximum(n - 1, 1)
-        return MomentsResult(
-            n, mean, spread * unbiased.reshape(n.shape + (1,) * (spread.ndim - n.ndim))
-        )
+        nan = jnp.asarray(jnp.nan, n.dtype)
+        some, unbiased = jnp.where(n > 0, 1, nan), jnp.where(n > 1, n / jnp.maximum(n - 1, 1), nan)
+        over = unbiased.reshape(n.shape + (1,) * (spread.ndim - n.ndim))
+        return MomentsResult(n, mean * some[..., None], spread * over)
 
 
 class HistogramResult(NamedTuple):
@@ -104,7 +104,7 @@ class HistogramResult(NamedTuple):
 
 @final
 class Histogram(AbstractReduction):
-    """Counts of a number made of each state.
+    """Counts of a number made of each state, as uint32: beyond 2^32 states in a bin they wrap.
 
     Args:
         edges: Edges of the bins, increasing.
@@ -125,11 +125,25 @@ class Histogram(AbstractReduction):
         edges = jnp.asarray(edges)
         floating = jnp.issubdtype(edges.dtype, jnp.floating)
         self.edges = edges if floating else edges.astype(jnp.result_type(float))
+        if not callable(of_state) and (isinstance(of_state, bool) or of_state != int(of_state)):
+            raise ValueError(
+                f"`of_state` is {of_state!r}. Pass a component's number, or a callable."
+            )
         self.value = of_state if callable(of_state) else _Component(int(of_state))
 
     def of(self, ys: States, counted: Bool[Array, " paths"]) -> UInt32[Array, " slots"]:
         """Counts of: below, each bin, above, not a number."""
+        if isinstance(self.value, _Component) and self.value.number not in range(ys.shape[1]):
+            raise ValueError(
+                f"`Histogram` counts component {self.value.number}, but states have "
+                f"{ys.shape[1]}, from 0 on. Use one of them, or a callable `y -> number`."
+            )
         x = jax.vmap(lambda y: jnp.asarray(self.value(y)))(ys)
+        if x.ndim != 1 or jnp.issubdtype(x.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"`of_state` of `Histogram` returns {x.dtype}{list(x.shape[1:])}. Return a number."
+            )
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(ys.dtype)
         edges = self.edges.astype(x.dtype)
         bins = edges.shape[0] - 1
         slot = jnp.searchsorted(edges, x, side="right")

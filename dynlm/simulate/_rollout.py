@@ -11,19 +11,19 @@ import jax.random as jr
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._types import RandomKey
+from .._types import RandomKey, concrete
 from ..sde import SDE
 from ._adjoints import AbstractAdjoint, Checkpointed
 from ._checks import check_options, check_shapes, checked_states
 from ._choice import choose
-from ._generators import AbstractNoise, CounterNoise
+from ._generators import AbstractNoise, CounterNoise, JaxNoise
 from ._kernels import AbstractKernel, Fused, Scan
 from ._loop import Loop, When
 from ._saves import AbstractSave, Last
 from ._schemes import scheme_of
-from ._sharding import joined, sharded
+from ._sharding import joined, moved, sharded
 from ._spans import steps_of
 from ._stepper import Model, Stepper, Steps
 
@@ -46,7 +46,7 @@ def rollout(
     adjoint: AbstractAdjoint | None = None,
     kernel: AbstractKernel | None = None,
     mesh: Mesh | None = None,
-    first: int | Int[Array, ""] = 0,
+    first: Any = 0,
 ) -> Any:
     r"""Many paths of `sde`, path `i` from `y0s[i]`, compiled once for each shape.
 
@@ -76,7 +76,7 @@ def rollout(
             default `Scan()` on a CPU; elsewhere the faster of the two where both can run and agree,
             found out at the first call for a shape, which therefore takes longer.
         mesh: Devices to spread the paths over, evenly.
-        first: The number of the first path.
+        first: The number of the first path, from 0 to 2^32 - 1, where numbers begin again at 0.
 
     Returns:
         With `Last()` the states, an array (paths, dim); with other states a batched `Trajectory`,
@@ -91,7 +91,9 @@ def rollout(
         mesh=(mesh, Mesh, 'jax.make_mesh((4,), ("paths",))'),
     )
     y0s = checked_states(y0s)
-    steps, default = steps_of(ts, y0s, dt, substeps)
+    _check_key(key, noise)
+    steps, default, given = steps_of(ts, y0s, dt, substeps)
+    given = given if save is None else None
     save = default if save is None else save
     plan = _Plan(
         scheme,
@@ -102,13 +104,40 @@ def rollout(
         When(steps.number, (), False) if type(save) is Last else When.of(save.after(steps)),
     )
     controls = None if controls is None else jax.tree.map(jnp.asarray, controls)
-    number = np.uint32(first) if isinstance(first, int) else first.astype(jnp.uint32)
-    arguments = (sde, y0s, steps, key, controls, number, save)
+    number = _number(first)
+    arguments = (sde, y0s, steps, key, controls, number, save, given)
+    if mesh is not None:
+        arguments = moved(arguments, mesh)
     undecided = kernel is None and jax.default_backend() != "cpu"
     if undecided and _fits(Fused(), plan, sde, y0s, steps, controls):
         chosen = choose(lambda k: _run(*arguments, plan._replace(kernel=k)), (arguments, plan))
         plan = plan._replace(kernel=chosen)
     return _run(*arguments, plan)
+
+
+def _check_key(key: Any, noise: AbstractNoise | None) -> None:
+    """Refuse what is no key, and keys whose draws depend on what is drawn with them."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == jnp.uint32 and shape in ((2,), (4,))):
+        raise ValueError(f"`key` is {key!r}. Pass one key, such as `jax.random.key(0)`.")
+    name = str(jr.key_impl(key))  # pyright: ignore[reportArgumentType]
+    if "unsafe" in name or ("rbg" in name and isinstance(noise, JaxNoise)):
+        raise ValueError(
+            f"`key` is of `{name}`, whose numbers depend on the batch that they are drawn in. Use "
+            '`jax.random.key(seed, impl="threefry2x32")`, or "rbg" with `CounterNoise()`.'
+        )
+
+
+def _number(first: Any) -> Any:
+    """`first` as uint32, which may be traced."""
+    if isinstance(first, int) and not isinstance(first, bool) and 0 <= first < 2**32:
+        return np.uint32(first)
+    whole = jnp.issubdtype(getattr(first, "dtype", float), jnp.integer)
+    value = concrete(first) if whole else None
+    if not whole or jnp.ndim(first) or (value is not None and not 0 <= value < 2**32):
+        raise ValueError(f"`first` is {first!r}. Use a whole number from 0 to 2^32 - 1.")
+    return jnp.asarray(first).astype(jnp.uint32)
 
 
 class _Plan(NamedTuple):
@@ -129,6 +158,7 @@ def _run(
     controls: PyTree[Array],
     first: Any,
     save: AbstractSave,
+    given: Array | None,
     plan: _Plan,
 ) -> Any:
     model = Model(sde, controls)
@@ -150,7 +180,7 @@ def _run(
 
     def of_shard(shard: Array, model: Model, y0s: Array, steps: Steps, key: Any, save: Any) -> Any:
         paths = y0s.shape[0]
-        saved_times = steps.time(plan.when.numbers())
+        saved_times = steps.time(plan.when.numbers()) if given is None else given
         padding = -paths % _LANES
         y0s, controls, times = jax.tree.map(
             lambda x: jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1), mode="edge"),

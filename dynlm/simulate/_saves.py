@@ -81,6 +81,10 @@ class Last(AbstractSave):
 
     reduce: AbstractReduction | None = None
 
+    def __check_init__(self) -> None:
+        if self.reduce is not None:
+            _check_reduction("Last", self.reduce)
+
     def after(self, steps: Steps) -> np.ndarray:
         return np.array([steps.number])
 
@@ -104,6 +108,10 @@ class Every(AbstractSave):
 
     k: int = eqx.field(static=True, default=1)
     reduce: AbstractReduction | None = None
+
+    def __check_init__(self) -> None:
+        if self.reduce is not None:
+            _check_reduction("Every", self.reduce)
 
     def after(self, steps: Steps) -> np.ndarray:
         return _multiples("k", self.k, 0, steps)
@@ -129,7 +137,14 @@ class AtSteps(AbstractSave):
     def __init__(
         self, numbers: Sequence[int] | np.ndarray, reduce: AbstractReduction | None = None
     ):
-        self.numbers = tuple(int(n) for n in numbers)
+        known = np.asarray(numbers)
+        if known.ndim != 1 or known.dtype.kind not in "iu":
+            raise ValueError(
+                f"`AtSteps({numbers!r})`: pass whole numbers, as in `AtSteps([0, 8])`."
+            )
+        self.numbers = tuple(int(n) for n in known)
+        if reduce is not None:
+            _check_reduction("AtSteps", reduce)
         self.reduce = reduce
 
     def after(self, steps: Steps) -> np.ndarray:
@@ -168,17 +183,20 @@ class At(AbstractSave):
         if known is None or known.ndim != 1 or not known.size:
             raise ValueError(f"`At({ts!r})`: pass one time or more, known outside `jit`.")
         self.ts = tuple(float(t) for t in known)
+        if reduce is not None:
+            _check_reduction("At", reduce)
         self.reduce = reduce
 
     def after(self, steps: Steps) -> np.ndarray:
-        grid = concrete(steps.time(np.arange(steps.number + 1)))
-        if grid is None or grid.ndim != 1:
+        grid = steps.known()
+        if grid is None:
             raise ValueError(
                 "`save=At(...)`, but the steps of this rollout are traced, or differ from path to "
                 "path. Use `AtSteps`, with the numbers of the steps."
             )
         wanted = np.asarray(self.ts)
-        numbers = np.abs(grid[None, :] - wanted[:, None]).argmin(axis=1)
+        above = np.clip(np.searchsorted(grid, wanted), 1, steps.number)
+        numbers = above - (wanted - grid[above - 1] < grid[above] - wanted)
         slack = 1e-5 * np.diff(grid).max() + 4 * np.spacing(np.abs(grid).max())
         off = np.abs(grid[numbers] - wanted) > slack
         if off.any() or (np.diff(numbers) <= 0).any():
@@ -212,6 +230,9 @@ class Running(AbstractSave):
     every: int = eqx.field(static=True, default=1)
     since: int = eqx.field(static=True, default=0)
 
+    def __check_init__(self) -> None:
+        _check_reduction("Running", self.reduce)
+
     def after(self, steps: Steps) -> np.ndarray:
         return _multiples("every", self.every, self.since, steps)
 
@@ -238,7 +259,7 @@ class Fold(AbstractSave):
         every: Steps between the states that are folded in; the start is the first.
     """
 
-    init: PyTree[ArrayLike]
+    init: PyTree[Array] = eqx.field(converter=lambda tree: jax.tree.map(_array, tree))
     update: Callable[[PyTree[Array], Array, State], PyTree[Array]]
     every: int = eqx.field(static=True, default=1)
 
@@ -247,15 +268,21 @@ class Fold(AbstractSave):
 
     def recorder(self) -> Recorder:
         def start(ys: States) -> PyTree[Array]:
-            def repeated(x: ArrayLike) -> Array:
-                x = jnp.asarray(x, jnp.result_type(x))  # of a dtype named, hence not weakly typed
+            def repeated(x: Array) -> Array:
                 return jnp.broadcast_to(x, (ys.shape[0], *x.shape))
 
             return jax.tree.map(repeated, self.init)
 
         def keep(carried: Any, t: Array, ys: States, real: Bool[Array, " paths"]) -> Any:
             axis = 0 if t.ndim else None
-            return jax.vmap(self.update, in_axes=(0, axis, 0))(carried, t, ys), None
+            new = jax.vmap(self.update, in_axes=(0, axis, 0))(carried, t, ys)
+            was, now = (jax.tree.map(lambda x: (x.shape, x.dtype), x) for x in (carried, new))
+            if was != now:
+                raise ValueError(
+                    f"`Fold`: `update` turned {_shapes(carried)} into {_shapes(new)}. Return what "
+                    "`init` is, in shape and dtype."
+                )
+            return new, None
 
         return Recorder(start, keep, lambda carried, _: carried, None)
 
@@ -263,12 +290,27 @@ class Fold(AbstractSave):
         return left
 
 
+def _array(x: ArrayLike) -> Array:
+    return jnp.asarray(x, jnp.result_type(x))  # with a dtype named, hence not weakly typed
+
+
+def _shapes(carried: PyTree[Array]) -> str:
+    """What one path carries, for a message."""
+    return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", carried))
+
+
+def _check_reduction(save: str, reduce: Any) -> None:
+    if not isinstance(reduce, AbstractReduction):
+        raise ValueError(f"`{save}` reduces by {reduce!r}. Pass an instance, such as `Moments()`.")
+
+
 def _multiples(name: str, k: int, since: int, steps: Steps) -> np.ndarray:
     for what, value, least in ((name, k, 1), ("since", since, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"`{what}` is {value!r}. Use a whole number, {least} or more.")
-    if since > steps.number:
-        raise ValueError(f"`since` is {since}, but there are {steps.number} steps. Use fewer.")
+    for what, value in (("since", since), (name, k)):
+        if value > steps.number:
+            raise ValueError(f"`{what}` is {value}, but there are {steps.number} steps. Use fewer.")
     return np.arange(since, steps.number + 1, k)
 
 

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from .._types import RandomKey
 from ._saves import AbstractSave
 from ._stepper import Model, Steps
+
+T = TypeVar("T")
 
 
 def sharded(
@@ -58,6 +61,20 @@ def sharded(
 def _explicit(x: Array) -> bool:
     """Whether the type of `x` says how it is sharded; else JAX is left to move it."""
     return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def moved(arguments: T, mesh: Mesh) -> T:
+    """`arguments` with what is bound to other devices copied to all of `mesh`."""
+    devices = set(mesh.devices.flat)
+    everywhere = NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec())
+
+    def move(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or isinstance(x, Tracer):
+            return x
+        bound = x.committed and set(x.sharding.device_set) != devices
+        return jax.device_put(x, everywhere) if bound else x
+
+    return jax.tree.map(move, arguments)
 
 
 def joined(left: Any, join: Callable[[Any, Any], Any], mesh: Mesh) -> Any:

@@ -6,9 +6,12 @@ from typing import Any, NamedTuple, final
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._types import concrete
 from ..sde import SDE
 from ._generators import AbstractNoise
 from ._schemes import Carry, Scheme
@@ -60,6 +63,15 @@ class Steps(eqx.Module):
             return jnp.broadcast_to(jnp.asarray(self.h), k.shape)
         return self.times[..., k + 1] - self.times[..., k]
 
+    def known(self) -> np.ndarray | None:
+        """All times, if they are known and shared by all paths."""
+        k = np.arange(self.number + 1)
+        if self.times is not None:
+            return concrete(self.times) if self.times.ndim == 1 else None
+        if isinstance(self.t0, Tracer) or isinstance(self.h, Tracer):
+            return None
+        return np.asarray(self.t0) + k.astype(np.asarray(self.h).dtype) * np.asarray(self.h)
+
     def time(self, k: Any) -> Array:
         """The beginning of step `k`, or of each if it is a vector; the end, if it is `number`."""
         if self.times is None:
@@ -94,18 +106,17 @@ class Stepper(eqx.Module):
             in_axes=(0, self.steps.axis, 0),
         )(model.controls, t, y0s)
 
-    def draw(self, k: Int[Array, "*steps"]) -> PyTree[Float[Array, "paths *steps noise"]]:
+    def draw(self, k: Int[Array, ""]) -> list[Float[Array, "paths noise"]]:
         """The normals that step `k` of every path is driven by, one array for each kind."""
         k = k.astype(jnp.uint32)
 
-        def one(stream: Array, kind: Any) -> Array:
-            draw = lambda k: self.noise.normals(stream, k, self.noise_dim, self.dtype, kind)  # noqa: E731
-            return draw(k) if k.ndim == 0 else jax.vmap(draw)(k)
+        def draw(kind: Any) -> Array:
+            of = self.noise.normals
+            return jax.vmap(lambda stream: of(stream, k, self.noise_dim, self.dtype, kind))(
+                self.streams
+            )
 
-        return [
-            jax.vmap(lambda stream, kind=kind: one(stream, kind))(self.streams)
-            for kind in range(self.scheme.areas)
-        ]
+        return [draw(kind) for kind in range(self.scheme.areas)]
 
     def step(self, model: Model, carry: Carry, k: Index, normals: PyTree[Array]) -> Carry:
         """Every path after step `k`."""
@@ -128,7 +139,10 @@ class Stepper(eqx.Module):
                 jnp.sqrt(h) * jnp.asarray(deviation, h.dtype) * z
                 for deviation, z in zip(_DEVIATIONS, normals)
             ]
-            return step(model.of(control), t, h, carry, *areas)
+            new = step(model.of(control), t, h, carry, *areas)
+            if self.steps.times is None:
+                return new
+            return jax.tree.map(lambda x, y: jnp.where(h > 0, y, x), carry, new)
 
         t, h = self.steps.at(k)
         axis = self.steps.axis
