@@ -82,9 +82,10 @@ class Checkpointed(AbstractAdjoint):
             return stepper.step(model, carry, k, stepper.draw(jnp.asarray(k)))
 
         if count is not None:
-            some: Turn = lambda carry, j: lax.cond(  # noqa: E731
-                j < count, lambda carry: one(carry, j), lambda carry: carry, carry
-            )
+
+            def some(carry: Carry, j: Index) -> Carry:
+                return lax.cond(j < count, lambda carry: one(carry, j), lambda same: same, carry)
+
             return _nested(some, carry, 0, steps, self.levels, 1)
         if stepper.chunk == 1:
             return _nested(one, carry, 0, steps, self.levels, stepper.unroll)

@@ -270,5 +270,10 @@ def _example(model: Model, y0s: Float[Array, "paths dim"]) -> SDE:
         )
     else:
         example = model.sde
+    if y0s.shape[1] != example.dim:
+        raise ValueError(
+            f"`y0s` has shape {y0s.shape}, and `sde` has dimension {example.dim}. Pass rows of "
+            f"{example.dim} numbers."
+        )
     check_shapes(example, one_like(y0s))
     return example
