@@ -45,7 +45,7 @@ def watch() -> Callable[[], float | None]:
 def machine() -> dict[str, Any]:
     """Where and with what a result was measured."""
     affinity = getattr(os, "sched_getaffinity", None)
-    names = ("dynlm", "jax", "jaxlib", "diffrax", "equinox", "numpy", "torch", "torchsde")
+    names = "dynlm jax jaxlib diffrax equinox flax numpy torch torchsde transformers".split()
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),

@@ -142,3 +142,17 @@ def test_a_target_counts_the_fastest_of_its_peers(script):
     assert (first["peer"], first["measured"], first["reached"]) == ("quick", 2.5, False)
     assert (first["lowest_turn"], first["highest_turn"]) == (1.5, 2.5)
     assert (second["measured"], second["reached"]) == (0.7, True)
+
+
+@pytest.mark.slow
+def test_language_models_are_measured_without_their_peers_too(script, tmp_path, capsys):
+    results, printed = run(script("lm"), tmp_path, capsys)
+    assert set(results["tables"]) == {"forward", "sample"}
+    for rows in results["tables"].values():
+        for name, row in rows.items():
+            if name.startswith("torch"):
+                assert row == {"not_run": NOT_THERE}
+            else:
+                assert was_timed(row) and row["tokens_per_second"] > 0
+        assert rows["dynlm.lm"]["memory_bytes"] > rows["dynlm.lm, no states"]["memory_bytes"]
+    assert NOT_THERE in printed

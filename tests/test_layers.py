@@ -29,7 +29,13 @@ RANK = {
         simulate._saves simulate._spans simulate._fused_spec simulate._fused
         simulate._kernels simulate._choice simulate._loop simulate._sharding simulate._rollout
         simulate
-        losses baselines _fit analysis lm bench report studies
+        losses baselines _fit analysis
+        lm._fields lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
+        lm._layouts lm._common lm._families lm._normalise
+        lm._safetensors lm._files lm._match lm._tokenizer lm._sharding
+        lm._decoding lm._score lm._foreign lm._prompts lm._sample lm._model lm._load lm._save
+        lm._corpus lm.pretrain lm
+        bench report studies
         __init__ _demo cli __main__
         """.split()
     )
@@ -42,7 +48,7 @@ MAY_IMPORT_LM = {"studies", "_demo", "cli", "__init__"}
 # Packages too slow to load with `import dynlm`, and the rooms whose modules may load them when
 # they are imported themselves (those rooms are lazy). Elsewhere: inside a function.
 HEAVY = {"flax", "transformers", "orbax", "sklearn", "tyro", "rich", "matplotlib", "torch"}
-MAY_LOAD = {"lm": {"flax", "transformers"}, "report": {"matplotlib"}}
+MAY_LOAD = {"lm": {"flax"}, "report": {"matplotlib"}}
 
 
 class Import(NamedTuple):
