@@ -28,15 +28,15 @@ class Peer:
         """Logits and hidden states."""
         self.model.set_attn_implementation(attention)
         with torch.inference_mode():
-            return self.model(torch.as_tensor(ids), output_hidden_states=True, use_cache=False)
+            return self.model(torch.tensor(ids), output_hidden_states=True, use_cache=False)
 
     def generate(self, ids: np.ndarray, budget: int, settings: dict[str, Any]) -> Any:
         """Sampled tokens with the hidden states of each step."""
         self.model.set_attn_implementation("sdpa")
         with torch.inference_mode():
             return self.model.generate(
-                torch.as_tensor(ids),
-                attention_mask=torch.ones_like(torch.as_tensor(ids)),
+                torch.tensor(ids),
+                attention_mask=torch.ones_like(torch.tensor(ids)),
                 max_new_tokens=budget,
                 min_new_tokens=budget,
                 pad_token_id=0,

@@ -25,7 +25,6 @@ from _rows import Build, Rows, Run, Target, compare, judge, missing, selected, s
 from flax import nnx
 
 from dynlm import lm
-from dynlm.lm import _model
 
 OURS = "dynlm.lm"
 SDPA, EAGER = "torch, sdpa", "torch, eager"
@@ -86,9 +85,15 @@ def forward(model: lm.LanguageModel, peer: Any, layers: Any) -> dict[str, Build]
 
     def ours(names: Any) -> Build:
         def build() -> Run:
-            memory = lambda: _bytes(_model._logits, *args, lm.Layers(), layers=names)  # noqa: E731
-            call = lambda: jax.block_until_ready(model(tokens, layers=names))  # noqa: E731
-            return Run(call, memory, jax.default_backend())
+            def whole(decoder: lm.Decoder, tokens: Any, positions: Any) -> Any:
+                out = decoder(tokens, positions, layers=names)
+                return decoder.unembed(out.final), out.states
+
+            return Run(
+                lambda: jax.block_until_ready(model(tokens, layers=names)),
+                lambda: _bytes(jax.jit(whole), *args),
+                jax.default_backend(),
+            )
 
         return build
 
@@ -141,8 +146,8 @@ def sampling(model: lm.LanguageModel, peer: Any, layers: Any) -> dict[str, Build
     }
 
 
-def _bytes(f: Any, *args: Any, **static: Any) -> int | None:
-    stats = f.lower(*args, **static).compile().memory_analysis()
+def _bytes(f: Any, *args: Any) -> int | None:
+    stats = f.lower(*args).compile().memory_analysis()
     return None if stats is None else int(stats.temp_size_in_bytes + stats.output_size_in_bytes)
 
 
@@ -189,7 +194,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "shape": shape,
         "parameters": sum(x.size for x in jax.tree.leaves(model.decoder)),
         "sizes": dict(batch=BATCH, time=TIME, prompt=PROMPT, budget=BUDGET),
-        "machine": machine(),
+        **machine(),
         "tables": found,
         "targets": judge(TARGETS, found, comparable=not args.quick),
     }
