@@ -34,7 +34,7 @@ from dynlm._io import BadArgument
 from dynlm.lm import _files
 from dynlm.lm._config import llama
 from dynlm.lm._decoder import Decoder
-from dynlm.lm._files import CONFIG, SINGLE
+from dynlm.lm._files import CONFIG, GENERATION, SINGLE
 from dynlm.lm._layouts import layout
 from dynlm.lm._load import load
 from dynlm.lm._safetensors import mapped, quantised, restored, stored_in
@@ -95,6 +95,11 @@ def test_transformers_reads_what_was_saved(tmp_path):
     np.testing.assert_allclose(
         logits(made(TIED), jnp.asarray(tokens)), wanted, rtol=1e-5, atol=1e-6
     )
+
+
+def test_a_saved_model_does_not_take_over_what_ended_the_texts_of_another(tmp_path):
+    (tmp_path / GENERATION).write_text('{"eos_token_id": 3}')
+    assert load(written(tmp_path, TIED)).stop == ()
 
 
 @pytest.mark.parametrize("theta", [10_000.0, 500_000.0, 1e6, 321.5])

@@ -40,13 +40,16 @@ def held_out_nats(
     padded[: len(tokens)] = tokens
     rows = padded.reshape(-1, batch, window)
     heads = np.full((*rows.shape[:2], 1), start, np.int32)
-    nats = [_nats(model, jnp.asarray(row)) for row in np.concatenate([heads, rows], axis=-1)]
-    return np.concatenate([np.asarray(x).ravel() for x in nats])[: len(tokens)]
+    found = [_nats(model, jnp.asarray(row)) for row in np.concatenate([heads, rows], axis=-1)]
+    return np.concatenate([np.asarray(x).ravel() for x in found])[: len(tokens)]
 
 
-@jax.jit
-def _nats(model: Decoder, batch: Int[Array, "batch time"]) -> Float[Array, "batch last"]:
+def nats(model: Decoder, batch: Int[Array, "batch time"]) -> Float[Array, "batch last"]:
+    r"""$-\log p(x_{t+1} \mid x_{\le t})$ of the tokens after the first of each row."""
     read, target = batch[:, :-1], batch[:, 1:]
     positions = jnp.broadcast_to(jnp.arange(read.shape[1], dtype=jnp.int32), read.shape)
     logits = model.unembed(model(read, positions).final)
     return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+
+
+_nats = jax.jit(nats)

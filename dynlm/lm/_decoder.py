@@ -108,7 +108,7 @@ class Attention(nnx.Module):
     def __call__(
         self, x: States, here: Here, angles: Angles | None, cached: KV | None
     ) -> tuple[States, KV]:
-        q, k = self.project(x, self.q, self.q_norm, self.heads), None
+        q = self.project(x, self.q, self.q_norm, self.heads)
         k = self.project(x, self.k, self.k_norm, self.kv_heads)
         v = self.project(x, self.v, None, self.kv_heads)
         if angles is not None:

@@ -12,7 +12,7 @@ from .._io import BadArgument, write_atomic
 from ._config import Config, llama
 from ._decoder import Decoder
 from ._fields import shown
-from ._files import CONFIG, INDEX, SINGLE, TOKENIZER
+from ._files import CONFIG, GENERATION, INDEX, SINGLE, TOKENIZER
 from ._layouts import layout
 from ._match import disk_name
 
@@ -31,7 +31,8 @@ def save(
     writing broke off is not taken for a checkpoint.
 
     Args:
-        folder: Where to; files of the same names are replaced.
+        folder: Where to; files of the same names are replaced, and `generation_config.json`, if
+            another model left one, is removed.
         decoder: Its parameters.
         tokenizer: One of transformers' tokenizers; None only for a folder that holds none.
         dtype: Of the numbers on disk: `bfloat16`, `float16` or `float32`.
@@ -58,7 +59,8 @@ def save(
         )
     data = safetensors_bytes(named(decoder, kind))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
+    for name in (CONFIG, GENERATION):  # the latter of a model that stood there before
+        (folder / name).unlink(missing_ok=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     write_atomic(folder / SINGLE, data)

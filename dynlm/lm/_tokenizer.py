@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def import_transformers() -> None:
     before = os.environ.get(SILENT)
     os.environ[SILENT] = "1"
     try:
-        import transformers  # noqa: F401
+        import_module("transformers")
     finally:
         if before is None:
             del os.environ[SILENT]
@@ -91,9 +92,9 @@ def _made(inside: Path, folder: Path) -> Any:
     # Else the config is read again, without the care of `read_config`: all that a tokenizer's
     # class depends on is the type of the model and, in old checkpoints, one more field.
     raw = read_json(folder / CONFIG)
-    config = AutoConfig.for_model(raw["model_type"])
-    if isinstance(raw.get("tokenizer_class"), str):
-        setattr(config, "tokenizer_class", raw["tokenizer_class"])  # noqa: B010
+    named = isinstance(raw.get("tokenizer_class"), str)
+    more = {"tokenizer_class": raw["tokenizer_class"]} if named else {}
+    config = AutoConfig.for_model(raw["model_type"], **more)
     tokenizer = AutoTokenizer.from_pretrained(str(inside), config=config, trust_remote_code=False)
     if inside != folder:
         tokenizer.name_or_path = str(folder)

@@ -28,12 +28,13 @@ from .._types import RandomKey
 from ._config import Config
 from ._corpus import batch_at as batch_at
 from ._corpus import held_out_nats as held_out_nats
+from ._corpus import nats
 from ._decoder import Decoder
 from ._prompts import check_ids, check_whole
 from ._state import load_state, save_state
 
 STEPS_A_CALL = 10  # that the loop compiles into one call
-STACKED = ("embed", "positions", "head")  # tables, whose rows are no directions to be balanced
+TABLES = ("embed", "positions", "head")  # whose rows are no directions to be balanced
 
 
 @final
@@ -95,10 +96,7 @@ def loosely(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def nats_per_token(model: Decoder, batch: Int[Array, "batch time"]) -> Float[Array, ""]:
     r"""Mean of $-\log p(x_{t+1} \mid x_{\le t})$ over the tokens after the first of each row."""
-    read, target = batch[:, :-1], batch[:, 1:]
-    positions = jnp.broadcast_to(jnp.arange(read.shape[1], dtype=jnp.int32), read.shape)
-    logits = model.unembed(model(read, positions).final)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, target))
+    return jnp.mean(nats(model, batch))
 
 
 def optimiser(
@@ -137,7 +135,7 @@ def optimiser(
 def kinds(params: dict[str, Array]) -> dict[str, str]:
     """By name, which parameters are matrices between layers."""
     return {
-        name: "matrix" if x.ndim == 2 and name.split(".")[0] not in STACKED else "rest"
+        name: "matrix" if x.ndim == 2 and name.split(".")[0] not in TABLES else "rest"
         for name, x in params.items()
     }
 
@@ -234,8 +232,8 @@ def fit(
                     + ("." if last is None else f"; {last} has the last sound state, if any.")
                 )
             if held_out is not None:
-                nats = held_out_nats(state.model, held_out, window=window, start=start)
-                entry["held_out_nats"] = float(nats.mean())
+                found = held_out_nats(state.model, held_out, window=window, start=start)
+                entry["held_out_nats"] = float(found.mean())
             log.append(entry)
             if mark in keep:
                 keep_step()  # first: what is kept must be there if the run goes on from here
