@@ -45,7 +45,8 @@ def watch() -> Callable[[], float | None]:
 def machine() -> dict[str, Any]:
     """Where and with what a result was measured."""
     affinity = getattr(os, "sched_getaffinity", None)
-    names = "dynlm jax jaxlib diffrax equinox flax numpy torch torchsde transformers".split()
+    names = "dynlm jax jaxlib diffrax equinox flax numpy safetensors".split()
+    names += "torch torchsde transformers zarr".split()
     return {
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),

@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 
 from dynlm._io import BadArgument, write_atomic
+from dynlm._safetensors import quantised
 from dynlm.lm import Config, Decoder, Decoding, LanguageModel, load, pretrain
 from dynlm.lm._files import Found, tensors
 from dynlm.lm._layouts import layout
 from dynlm.lm._load import filled, matched
-from dynlm.lm._safetensors import quantised
 from dynlm.lm._save import named, safetensors_bytes, save
 from dynlm.lm._state import load_state
 

@@ -8,6 +8,7 @@ from typing import Any as _Any
 from . import diffusions as diffusions
 from . import drifts as drifts
 from . import problems as problems
+from . import store as store
 from .sde import SDE as SDE
 from .sde import Langevin as Langevin
 from .simulate import RESULTS as RESULTS
@@ -15,6 +16,7 @@ from .simulate import CounterBrownianPath as CounterBrownianPath
 from .simulate import Solution as Solution
 from .simulate import rollout as rollout
 from .simulate import solve as solve
+from .store import open_store as open_store
 from .trajectory import Trajectory as Trajectory
 from .trajectory import stack as stack
 

@@ -14,19 +14,53 @@ class BadArgument(ValueError):
     """What a command was given cannot be done; the message is all that its user needs."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader finds the old file or the new one, never a part."""
+CHUNK = 2**20  # bytes that go to the system at a time
+
+
+def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` to `path` so that a reader finds the old file or the new one, never a part.
+
+    When it returns, the file is on the disk under its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            for piece in parts:
+                write_all(descriptor, piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(part, path)
+        sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, also where the system takes less than it was given."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left[:CHUNK]) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Put on the disk which files a folder has, where the system can do that."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what `write_atomic` left of files when it was killed."""
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 @runtime_checkable
@@ -93,3 +127,28 @@ def _lines(label: str, total: int) -> Advance:
             )
 
     return advance
+
+
+def counted(number: int, what: str) -> str:
+    """`1 shard`, `1,200 shards`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def readable(size: int | float) -> str:
+    """A number of bytes for people."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+    return f"{size / 1000:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

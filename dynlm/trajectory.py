@@ -41,7 +41,7 @@ class Trajectory(eqx.Module):
                 f"`ts` {self.ts.shape}, `ys` {self.ys.shape} and `mask` {self.mask.shape} must "
                 "share their first axis. Pass one time, one state and one mask entry per step."
             )
-        if self.ts.dtype != _time_dtype(self.ys.dtype):
+        if self.ts.dtype != time_dtype(self.ys.dtype):
             raise ValueError(
                 f"`ts` is {self.ts.dtype} and `ys` is {self.ys.dtype}. Use "
                 "`Trajectory.from_arrays`: times have the states' dtype, or float32 if it is less."
@@ -110,7 +110,7 @@ class Trajectory(eqx.Module):
                 "before it with `mask`."
             )
         ys = np.where(mask[:, None], ys, 0)
-        times = jnp.asarray(ts, _time_dtype(dtype))
+        times = jnp.asarray(ts, time_dtype(dtype))
         lost = (np.diff(ts) > 0) & (np.diff(np.asarray(times)) == 0)
         if lost.any():
             where = int(np.argmax(lost))
@@ -156,7 +156,7 @@ class Trajectory(eqx.Module):
         return jax.tree.map(lambda x: x[rows], self)
 
 
-def _time_dtype(dtype: Any) -> Any:
+def time_dtype(dtype: Any) -> Any:
     """The dtype of the times of states of `dtype`: no narrower than float32."""
     return jnp.dtype(dtype) if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dynlm._safetensors import mapped, stored_in
 from dynlm.lm._config import Config, llama
 from dynlm.lm._decoder import Decoder
 from dynlm.lm._files import CONFIG, INDEX, SINGLE
 from dynlm.lm._layouts import layout
 from dynlm.lm._match import disk_name
 from dynlm.lm._normalise import read_config
-from dynlm.lm._safetensors import mapped, stored_in
 from dynlm.lm._save import safetensors_bytes, save
 
 SIZES = dict(vocab=24, width=16, depth=2, heads=2, kv_heads=1, hidden=24, context=32)

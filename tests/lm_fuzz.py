@@ -23,9 +23,9 @@ from flax import nnx
 from lm_files import TIED, TINY, in_two_files, of_family, parameters, tokenizer, written
 
 from dynlm._io import BadArgument
+from dynlm._safetensors import HEADER
 from dynlm.lm._decoder import Decoder
 from dynlm.lm._load import load
-from dynlm.lm._safetensors import HEADER
 
 SECONDS = 20  # that one of them may take
 LONG = ("é" * 125 + ".safetensors", "é" * 300, "模" * 90 + ".safetensors", "\udcff.safetensors")

@@ -22,16 +22,22 @@ class WithoutTorch:
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Imports a benchmark by name, where PyTorch is not installed."""
+def importing(monkeypatch):
+    """Imports a benchmark by name."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [WithoutTorch(), *sys.meta_path])
     for path in BENCHMARKS.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
     yield importlib.import_module
     for path in BENCHMARKS.glob("*.py"):
         sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def script(importing, monkeypatch):
+    """The same where PyTorch is not installed."""
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [WithoutTorch(), *sys.meta_path])
+    return importing
 
 
 def run(module: ModuleType, tmp_path: Path, capsys, *options: str) -> tuple[dict, str]:
@@ -156,3 +162,47 @@ def test_language_models_are_measured_without_their_peers_too(script, tmp_path, 
                 assert was_timed(row) and row["tokens_per_second"] > 0
         assert rows["dynlm.lm"]["memory_bytes"] > rows["dynlm.lm, no states"]["memory_bytes"]
     assert NOT_THERE in printed
+
+
+@pytest.mark.slow
+def test_the_store_is_measured_and_every_reader_reads_the_same(importing, tmp_path, capsys):
+    ours, alone, again = "dynlm.lm.export", "its model alone", "export of a complete store"
+    rows = ("dynlm *", "np.memmap*", "mmap *", "zarr*", ours, alone, again)
+    results, printed = run(importing("store"), tmp_path, capsys, "--rows", *rows)
+    tables = results["tables"]
+    assert set(tables) == {"reads", "windows", "export of text", "export of samples"}
+    for name in (
+        "dynlm store.states",
+        "np.memmap, one flat file",
+        "mmap as an array, one flat file",
+    ):
+        assert tables["reads"][name]["GB_per_s"] > 0, tables["reads"][name]
+    assert tables["windows"]["dynlm Windows.gather"]["windows_per_s"] > 0
+    for title in ("export of text", "export of samples"):
+        assert set(tables[title]) == {ours, alone, again}
+        assert all(was_timed(row) for row in tables[title].values())
+        assert tables[title][ours]["tokens_per_s"] > 0 and tables[title][alone]["tokens_per_s"] > 0
+        assert tables[title][again]["median_ms"] < tables[title][ours]["median_ms"]
+    peaks = results["memory"]["exports"]
+    assert [one["documents"] for one in peaks.values()] == [100, 400]
+    assert peaks["4x"]["bytes_on_disk"] > 3 * peaks["1x"]["bytes_on_disk"]
+    assert results["memory"]["open_store"]["bytes_per_row"] > 0
+    judged = {found["table"] for found in results["targets"]}
+    assert judged == {"reads", "export of text", "export of samples", "memory"}
+    assert not any(found["comparable"] for found in results["targets"])
+    assert "bytes a document more" in printed and "Targets (for other sizes" in printed
+
+
+def test_a_reader_that_reads_something_else_is_a_failure(importing, tmp_path):
+    reads, timing = importing("_store_reads"), importing("_rows")
+    size = reads.Size(12, 12, width=8, shortest=2, longest=5, shard_rows=5)
+    store = reads.rows_store(tmp_path / "store", size, (3,))
+    builds, total = reads.peers(store, tmp_path, size)
+    assert total == store.lengths.sum() * 8 * 2
+    ours = {reads.OURS: builds[reads.OURS], reads.MEMMAP: builds[reads.MEMMAP]}
+    whole = bytearray((tmp_path / "flat.bin").read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (tmp_path / "flat.bin").write_bytes(whole)
+    rows = timing.compare(ours, lambda *_: {}, repeat=1, limit=1.0)
+    assert "median_ms" in rows[reads.OURS]
+    assert "is not what was written" in rows[reads.MEMMAP]["failed"]

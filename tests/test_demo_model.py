@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dynlm._safetensors import mapped, with_scales
 from dynlm.lm._decoder import Decoder
 from dynlm.lm._files import DEMO, stored_in
 from dynlm.lm._load import load
-from dynlm.lm._safetensors import mapped, with_scales
 from dynlm.lm._save import named
 from dynlm.lm.pretrain import weights
 

@@ -16,7 +16,11 @@ RANK = {
     name: rank
     for rank, name in enumerate(
         """
-        _types _io stats trajectory store train
+        _types _io _fields _safetensors stats trajectory
+        store._format store._shard store._order store._split store._writer store._reader
+        store._moments store._projection store._principal store._windows store._batches
+        store._text store._tables store._items store._import store._revisions store._inspect store
+        train
         _nets _operators drifts
         diffusions._base diffusions._learned diffusions._diagonal diffusions._matrix
         diffusions._function diffusions
@@ -30,25 +34,29 @@ RANK = {
         simulate._kernels simulate._choice simulate._loop simulate._sharding simulate._rollout
         simulate
         losses baselines _fit analysis
-        lm._fields lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
+        lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
         lm._layouts lm._common lm._families lm._normalise
-        lm._safetensors lm._files lm._match lm._tokenizer lm._sharding
-        lm._decoding lm._score lm._foreign lm._prompts lm._sample lm._model lm._load lm._save
-        lm._corpus lm.pretrain lm
+        lm._files lm._match lm._tokenizer lm._sharding
+        lm._decoding lm._score lm._foreign lm._prompts lm._sample lm._model
+        lm._load lm._save
+        lm._corpus lm.pretrain lm._textfile lm._documents lm._pieces
+        lm._identity lm._plan lm._grid lm._passes lm._work lm._export lm
         bench report studies
+        _commands._options _commands._common _commands._several _commands._revised _commands._export
+        _commands._inspect _commands._import _commands
         __init__ _demo cli __main__
         """.split()
     )
 }
 
 # The two halves meet only on disk: `lm` knows nothing of SDEs, and only these know `lm`.
-LM_MAY_IMPORT = {"_types", "_io", "stats", "trajectory", "store", "train"}
-MAY_IMPORT_LM = {"studies", "_demo", "cli", "__init__"}
+LM_MAY_IMPORT = set("_types _io _fields _safetensors stats trajectory store train".split())
+MAY_IMPORT_LM = {"studies", "_commands", "_demo", "cli", "__init__"}
 
 # Packages too slow to load with `import dynlm`, and the rooms whose modules may load them when
 # they are imported themselves (those rooms are lazy). Elsewhere: inside a function.
 HEAVY = {"flax", "transformers", "orbax", "sklearn", "tyro", "rich", "matplotlib", "torch"}
-MAY_LOAD = {"lm": {"flax"}, "report": {"matplotlib"}}
+MAY_LOAD = {"lm": {"flax"}, "report": {"matplotlib"}, "_commands": {"tyro"}}
 
 
 class Import(NamedTuple):

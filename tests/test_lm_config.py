@@ -8,11 +8,11 @@ import pytest
 import transformers
 from lm_configs import CASES, LONG, SAME, SIZES, YARN, config_of
 
+from dynlm._fields import JSON_BYTES
 from dynlm._io import BadArgument
 from dynlm.lm._common import ACTIVATIONS
 from dynlm.lm._config import Config
 from dynlm.lm._families import READERS
-from dynlm.lm._fields import JSON_BYTES
 from dynlm.lm._normalise import normalise, read_config
 from dynlm.lm._rope import rotary, turns
 

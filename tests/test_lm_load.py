@@ -31,13 +31,13 @@ from lm_files import (
 )
 
 from dynlm._io import BadArgument
+from dynlm._safetensors import mapped, quantised, restored, stored_in
 from dynlm.lm import _files
 from dynlm.lm._config import llama
 from dynlm.lm._decoder import Decoder
 from dynlm.lm._files import CONFIG, GENERATION, SINGLE
 from dynlm.lm._layouts import layout
 from dynlm.lm._load import load
-from dynlm.lm._safetensors import mapped, quantised, restored, stored_in
 from dynlm.lm._save import llama_config, save
 from dynlm.lm._tokenizer import read_stops
 

@@ -23,10 +23,10 @@ from lm_files import (
 from lm_fuzz import LONG, limit
 
 from dynlm._io import BadArgument
+from dynlm._safetensors import HEADER, quantised, stored_in
 from dynlm.lm import _files
 from dynlm.lm._files import CONFIG, INDEX, SINGLE
 from dynlm.lm._load import load
-from dynlm.lm._safetensors import HEADER, quantised, stored_in
 
 FLOATS = np.zeros((2, 2), np.float32)
 

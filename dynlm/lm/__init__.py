@@ -22,7 +22,12 @@ from ._decoding import repetition_penalty as repetition_penalty
 from ._decoding import temperature as temperature
 from ._decoding import top_k as top_k
 from ._decoding import top_p as top_p
+from ._documents import Document as Document
+from ._documents import read_documents as read_documents
+from ._documents import read_prompts as read_prompts
+from ._export import export as export
 from ._foreign import Uncached as Uncached
+from ._grid import Sampling as Sampling
 from ._load import load as load
 from ._model import LanguageModel as LanguageModel
 from ._model import Source as Source

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from .._fields import Fields, shown
 from .._io import BadArgument
 from ._config import Activation, Config, Layer, Rope
-from ._fields import Fields, shown
 from ._rope import turns
 
 LARGEST_SIZE = 2**24  # of what a tensor has rows or columns of

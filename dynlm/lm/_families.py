@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from .._fields import Fields
 from .._io import BadArgument
 from ._common import (
     KINDS,
@@ -20,7 +21,6 @@ from ._common import (
     rope_parameters,
 )
 from ._config import Config, Layer, Rope
-from ._fields import Fields
 from ._rope import turns
 
 

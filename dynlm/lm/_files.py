@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from .._fields import brief, read_json, unreadable
 from .._io import BadArgument
-from ._fields import brief, read_json, unreadable
-from ._safetensors import Stored, stored_in, with_scales
+from .._safetensors import Stored, stored_in, with_scales
 
 DEMO = Path(__file__).parent / "demo"
 EARLY = ("untrained", "early")  # revisions of the model in this package

@@ -10,16 +10,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from .._fields import brief
 from .._io import BadArgument
+from .._safetensors import finite, mapped
 from ._config import Config
 from ._decoder import Decoder
-from ._fields import brief
 from ._files import Found, locate, tensors
 from ._layouts import entry_name, layout
 from ._match import Wanted, matched, some
 from ._model import LanguageModel, Source
 from ._normalise import read_config
-from ._safetensors import finite, mapped
 from ._sharding import placement
 from ._tokenizer import import_transformers, read_stops, read_tokenizer
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, final
 
+from .._fields import brief
 from .._io import BadArgument
-from ._fields import brief
+from .._safetensors import FLOATS, Stored, equal, mapped
 from ._files import CONFIG, Found
 from ._layouts import Entry, Layout, entry_name
-from ._safetensors import FLOATS, Stored, equal, mapped
 
 SHOWN = 5  # tensors of each kind of fault that a message names
 TIED = "unlike what it is tied to"

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from .._io import BadArgument
 from .._types import RandomKey
 
 Name = int | Literal["final"]
@@ -44,7 +45,7 @@ def chosen(layers: Collection[Name] | None, depth: int | None) -> tuple[Name, ..
     `depth` is None where it is not known, as that of somebody's own model.
     """
     if layers is None and depth is None:
-        raise ValueError("`layers` is None. Name the layers: those of this model are not known.")
+        raise BadArgument("`layers` is None. Name the layers: those of this model are not known.")
     names: Any = (*range((depth or 0) + 1), "final") if layers is None else layers
     if isinstance(names, str) or not hasattr(names, "__iter__"):
         raise TypeError(f"`layers` is {names!r}. Give a tuple of names: ({names!r},).")
@@ -71,7 +72,7 @@ def check_name(argument: str, name: Any, depth: int | None) -> Any:
     known = name == "final" or (isinstance(name, int) and 0 <= name <= (depth or 0))
     if known or depth is None:
         return name
-    raise ValueError(
+    raise BadArgument(
         f"`{argument}` names layer {name!r}. This model has 0 (the embedding) to {depth}, "
         'and "final".'
     )

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .._fields import Fields, brief, read_json, shown
 from .._io import BadArgument
 from ._common import LARGEST_SIZE, MOST_LAYERS
 from ._config import Config
 from ._families import READERS
-from ._fields import Fields, brief, read_json, shown
 
 WITH_IMAGES = "gemma3"  # of which only the part that reads text is used
 SIZES = {

@@ -68,14 +68,14 @@ def check_rows(rows: Batch, vocab: int | None, name: str = "prompts") -> None:
 def check_whole(name: str, value: object, least: int) -> None:
     """Refuses what is no whole number from `least` on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` is {value!r}. Use a whole number from {least} on.")
+        raise BadArgument(f"`{name}` is {value!r}. Use a whole number from {least} on.")
 
 
 def check_top(top: int, vocab: int | None) -> None:
     """Refuses a number of likeliest tokens that there are not."""
     check_whole("top", top, 0)
     if vocab is not None and top > vocab:
-        raise ValueError(f"`top` is {top}. This model has {vocab} tokens.")
+        raise BadArgument(f"`top` is {top}. This model has {vocab} tokens.")
 
 
 def check_ids(ids: np.ndarray, vocab: int | None, name: str) -> None:

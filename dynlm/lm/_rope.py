@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from jaxtyping import Float
 
+from .._fields import Fields, brief
 from .._io import BadArgument
-from ._fields import Fields, brief
 
 Frequencies = Float[np.ndarray, " pairs"]
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from .._fields import shown
 from .._io import BadArgument, write_atomic
 from ._config import Config, llama
 from ._decoder import Decoder
-from ._fields import shown
 from ._files import CONFIG, GENERATION, INDEX, SINGLE, TOKENIZER
 from ._layouts import layout
 from ._match import disk_name

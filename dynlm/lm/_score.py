@@ -29,11 +29,14 @@ class Scores(NamedTuple):
 
 def score(logits: Float[Array, "*axes vocab"], tokens: Int[Array, "*axes"], top: int) -> Scores:
     """Of `tokens`, which follow the states that `logits` were made from."""
-    logprobs = jax.nn.log_softmax(logits)
-    own = jnp.take_along_axis(logprobs, tokens[..., None], axis=-1)[..., 0]
-    entropies = -jnp.sum(jnp.exp(logprobs) * jnp.maximum(logprobs, -1e9), axis=-1)
-    top_logprobs, top_ids = jax.lax.top_k(logprobs, top)
-    return Scores(own, entropies, top_ids.astype(jnp.int32), top_logprobs)
+    x = logits - jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(x)  # the only exponentials: they are a good part of a small model's time
+    total = jnp.sum(weights, axis=-1)
+    own = jnp.take_along_axis(x, tokens[..., None], axis=-1)[..., 0]
+    mean = jnp.sum(weights * jnp.maximum(x, -1e9), axis=-1) / total  # of -inf: 0 times a number
+    best, top_ids = jax.lax.top_k(x, top)
+    log = jnp.log(total)
+    return Scores(own - log, log - mean, top_ids.astype(jnp.int32), best - log[..., None])
 
 
 def score_text(

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .._fields import brief, read_json
 from .._io import BadArgument
-from ._fields import brief, read_json
 from ._files import CONFIG, GENERATION, TOKENIZER, is_there
 
 PIECES = "tokenizer.model"

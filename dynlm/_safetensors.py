@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeGuard, final
 import ml_dtypes
 import numpy as np
 
-from .._io import BadArgument
 from ._fields import brief, unreadable
+from ._io import BadArgument
 
 HEADER = 16_000_000  # bytes that a header may have; one of 10,000 tensors has 1 or 2 million
 PREFIX = 8  # bytes, of the header's length
@@ -43,11 +43,26 @@ class Stored(NamedTuple):
     scale: "Stored | None" = None
 
 
+@final
+class Header(NamedTuple):
+    """Tensors and free text of a header, where the data begin, and how many bytes they are."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+    begin: int
+    size: int
+
+
 def stored_in(path: Path) -> dict[str, Stored]:
     """Every tensor of a safetensors file, by name, once the whole header has been checked."""
-    header, begin, size = _header(path)
+    return header(path).tensors
+
+
+def header(path: Path) -> Header:
+    """The header of a safetensors file, checked whole."""
+    entries, begin, size = _header(path)
     found, spans = {}, []
-    for name, entry in header.items():
+    for name, entry in entries.items():
         if name == "__metadata__":
             continue
         dtype, shape, first, last = _entry(path, name, entry)
@@ -59,7 +74,9 @@ def stored_in(path: Path) -> dict[str, Stored]:
         found[name] = Stored(path, dtype, shape, begin + first)
         spans.append((first, last, name))
     _check_spans(path, sorted(spans), size)
-    return found
+    notes = entries.get("__metadata__")
+    notes = notes if isinstance(notes, dict) else {}
+    return Header(found, {k: v for k, v in notes.items() if isinstance(v, str)}, begin, size)
 
 
 def mapped(stored: Stored) -> np.ndarray:

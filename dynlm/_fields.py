@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
-from .._io import BadArgument
+from ._io import BadArgument
 
 LARGEST = 2**31 - 1
 LONGEST = 100  # characters of a name that a message shows
@@ -116,7 +116,7 @@ def unreadable(path: Path, error: OSError) -> BadArgument:
     """The error that the system does not give out a file."""
     return BadArgument(
         f"{path} cannot be read: {error.strerror or error}. Check that it is there, and that you "
-        "may read it; else fetch or copy the checkpoint again."
+        "may read it; else fetch or copy it again."
     )
 
 

@@ -1,0 +1,1 @@
+"""What the commands of `dynlm` do that are about stores: their options, and what they print."""

@@ -1,0 +1,104 @@
+"""What the commands share: plain warnings, being stopped, numbers and shares, results."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, final
+
+import numpy as np
+
+from .._fields import shown
+from .._io import BadArgument
+from ..store._format import read_manifest
+from ..store._inspect import summary, table
+from ..store._reader import Store
+from ..store._split import SHARES, split_docs
+
+MB = 2**20
+
+
+@final
+class Stopped(Exception):
+    """The user stopped a command; the message says what there is, and how it goes on."""
+
+
+@contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Turns Ctrl-C into a sentence about the store that was being written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        try:
+            manifest = read_manifest(folder)
+        except BadArgument:
+            raise Stopped("stopped before anything was written.") from None
+        there, all_of_them = len(manifest.shards), manifest.count
+        raise Stopped(
+            f"stopped; {there} of {all_of_them} shards are there: the same command goes on."
+        ) from None
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Prints warnings for users as one line each, without a line of the source."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if category is UserWarning:
+            print(f"dynlm: {message}", file=sys.stderr, flush=True)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def check_numbers(config: Any, least: Mapping[str, int]) -> None:
+    """Refuses options below the least that they may be; those that are not given are None."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value < 2**62:
+            flag = name.replace("_", "-")
+            raise BadArgument(f"`--{flag}` is {value:g}. Use {low:g} or more.")
+
+
+def shares_of(shares: tuple[float, float, float], seed: int) -> dict[str, float]:
+    """The shares of the splits by name, once they have been checked."""
+    found = dict(zip(SHARES, shares))
+    split_docs(np.arange(len(SHARES)), found, seed)
+    return found
+
+
+def bytes_of(shard_mb: float) -> int:
+    """The size of a shard in bytes."""
+    if not 0 < shard_mb < 2**40:
+        raise BadArgument(f"`--shard-mb` is {shown(shard_mb)}. Use a number above 0.")
+    return max(1, int(shard_mb * MB))
+
+
+def tell(store: Store, *, quiet: bool, as_json: bool) -> None:
+    """What a store holds: a table, unless it is to be quiet, and JSON, if asked for."""
+    if quiet and not as_json:
+        return
+    found = summary(store)
+    if not quiet:
+        print(table(found))
+    if as_json:
+        print_json(found)
+
+
+def print_json(found: Any) -> None:
+    """One line, the last."""
+    print(json.dumps(found, ensure_ascii=False, allow_nan=False), flush=True)

@@ -1,0 +1,352 @@
+"""`dynlm export`, `dynlm inspect`, `dynlm import`: what they write, print, and refuse."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from dynlm import lm
+from dynlm.cli import main
+from dynlm.lm import Sampling, export
+from dynlm.store._reader import open_store
+from dynlm.store._revisions import open_revisions
+from dynlm.store._writer import Writer
+
+SMALL = ["--batch-tokens", "256", "--shard-mb", "0.06", "--layers", "0", "final"]
+BOOK = "\n".join(
+    f"On day {k} the ship went {k % 7} miles to the north, and it was cold." for k in range(40)
+)
+TEXTS = ["The moor was dark.", "He came home late, and nobody spoke.", "Yes, she said, and left."]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Each test has a folder of its own, with a few files of text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(BOOK)
+    (tmp_path / "prompts.txt").write_text("The moor was\n\nNatural\n")
+    rows = [{"prompt": f"Q{k}?", "response": text, "score": k} for k, text in enumerate(TEXTS)]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def run(*arguments):
+    """The exit code of a command."""
+    try:
+        main(list(map(str, arguments)))
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def read(out, *more, quiet=True):
+    return run("export", "--model", "demo", "--text", "book.txt", "--max-tokens", 64, "--out", out,
+               *SMALL, *(["--quiet"] if quiet else []), *more)  # fmt: skip
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def logprobs(row):
+    assert row.logprobs is not None
+    return row.logprobs.astype(np.float64)
+
+
+# Export
+
+
+def test_an_export_is_that_of_the_python_function(here, capsys):
+    assert read("store", "--stride", 2, "--top", 2, "--shares", 0.5, 0.25, 0.25, quiet=False) == 0
+    told = capsys.readouterr()
+    export(
+        lm.load("demo"),
+        lm.read_documents(["book.txt"]),
+        here / "python",
+        layers=(0, "final"),
+        max_tokens=64,
+        stride=2,
+        top=2,
+        batch_tokens=256,
+        shard_bytes=int(0.06 * 2**20),
+        shares={"train": 0.5, "valid": 0.25, "test": 0.25},
+        quiet=True,
+    )
+    assert contents(here / "store") == contents(here / "python")
+    assert "store: " in told.out and "complete" in told.out and "final" in told.out
+    assert "tokens/s" in told.err and "rows" in told.err and "Traceback" not in told.err
+
+
+def test_a_quiet_export_says_nothing_and_json_is_one_line(here, capfd):
+    assert read("store") == 0
+    assert capfd.readouterr() == ("", "")
+    assert read("store", "--json") == 0
+    (line,) = capfd.readouterr().out.splitlines()
+    found = json.loads(line)
+    store = open_store("store")
+    assert found["complete"] and found["shards"]["planned"] > 2
+    assert found["tokens"] == sum(len(row.tokens) for row in store) == found["states"]
+    scores = np.concatenate([logprobs(row)[1:] for row in store])
+    assert found["logprob"]["mean"] == pytest.approx(scores.mean(), rel=1e-6)
+    assert found["logprob"]["perplexity"] == pytest.approx(np.exp(-scores.mean()), rel=1e-6)
+    x = np.concatenate([store.states(i, "final") for i in range(len(store))]).astype(np.float64)
+    assert found["layers"][1]["rms"] == pytest.approx(np.sqrt(np.mean(x**2)), rel=0.05)
+
+
+def test_samples_of_a_grid(here, capsys):
+    settings = ("--samples", 2, "--temperature", 0, 0.8, "--max-new-tokens", 8, "--seed", 3)
+    command = ("export", "--model", "demo", "--prompts", "prompts.txt", "--out", "drawn", *settings)
+    assert run(*command, *SMALL) == 0
+    out = capsys.readouterr().out
+    assert "2 samples of at most 8 tokens" in out and "temperature 0 0.8" in out
+    store = open_store("drawn")
+    assert len(store) == 2 * 2 * 2 and store.columns == ("temperature", "sample")
+    sampling = Sampling(2, 8, temperature=[0.0, 0.8], seed=3)
+    same = export(lm.load("demo"), ["The moor was", "Natural"], "python", sampling=sampling,
+                  layers=(0, "final"), batch_tokens=256, quiet=True)  # fmt: skip
+    for a, b in zip(store, same):
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+    after = np.concatenate([logprobs(row)[row.prompt :] for row in store])
+    assert run("inspect", "drawn", "--json") == 0
+    logprob = json.loads(capsys.readouterr().out)["logprob"]
+    assert logprob["tokens"] == len(after) and logprob["after_prompts"]
+    assert logprob["mean"] == pytest.approx(after.mean(), rel=1e-6)
+    assert run(*command[:-1], 4, *SMALL) == 2
+    assert "`sampling.seed` is 3 there, 4 here" in capsys.readouterr().err
+
+
+def test_fields_of_json_lines_and_a_limit(here):
+    fields = ("--field", "response", "--prompt-field", "prompt", "--keep", "score", "--limit", 2)
+    assert run("export", "--model", "demo", "--text", "qa.jsonl", "--out", "qa", *fields, *SMALL,
+               "--quiet") == 0  # fmt: skip
+    store = open_store("qa")
+    assert store.columns == ("score",) and store.column("score").tolist() == [0, 1]
+    words = lm.load("demo").tokenizer
+    assert TEXTS[1] in words.decode(store[1].tokens) and (store.prompts > 0).all()
+
+
+def test_the_limit_of_a_stream_counts_its_pieces(here):
+    assert read("whole") == 0 and read("part", "--limit", 5) == 0
+    whole, part = open_store("whole"), open_store("part")
+    assert len(part) == 5 < len(whole) and part.docs.tolist() == [0, 1, 2, 3, 4]
+    for i in range(5):
+        np.testing.assert_array_equal(part[i].tokens, whole[i].tokens)
+
+
+# Stopped, damaged, done again
+
+
+def test_stopped_by_the_user_it_says_what_is_there_and_goes_on(here, monkeypatch, capsys):
+    assert read("whole") == 0
+    put, calls = Writer.put, []
+
+    def stopped(self, number, parts):
+        calls.append(number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        put(self, number, parts)
+
+    monkeypatch.setattr(Writer, "put", stopped)
+    assert read("store") == 130
+    count = open_store("whole").manifest.count
+    sentence = f"dynlm: stopped; 2 of {count} shards are there: the same command goes on.\n"
+    assert capsys.readouterr().err == sentence
+    assert run("inspect", "store") == 0
+    out = capsys.readouterr().out
+    assert f"INCOMPLETE, 2 of {count} shards" in out and "Run the command" in out
+    assert read("store") == 0
+    assert contents(here / "store") == contents(here / "whole")
+
+
+def test_a_damaged_shard_is_named_and_made_again(here, capsys):
+    assert read("store") == 0
+    before, path = contents(here / "store"), here / "store" / "shard-00001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert run("inspect", "store") == 0  # no header shows it
+    capsys.readouterr()
+    assert run("inspect", "store", "--verify") == 1
+    told = capsys.readouterr()
+    assert "DAMAGED, 1 of the files" in told.out and "Delete" in told.out
+    assert path.name in told.out and "shard-00000" not in told.out
+    path.unlink()
+    assert run("inspect", "store") == 0
+    told = capsys.readouterr()
+    (line,) = told.err.splitlines()
+    assert line.startswith("dynlm: store: shard-00001.safetensors is missing.")
+    assert "INCOMPLETE" in told.out
+    assert run("inspect", "store", "--verify", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["wrong"] == ["shard-00001.safetensors is missing"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read("store") == 0
+    assert contents(here / "store") == before
+    assert run("inspect", "store", "--verify") == 0
+    assert "Every byte is as it was written" in capsys.readouterr().out
+
+
+def test_a_torn_manifest_gets_a_sentence(here, capsys):
+    assert read("store") == 0
+    path = here / "store" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert run("inspect", "store") == 2
+    err = capsys.readouterr().err
+    assert "manifest.json is damaged" in err and err.count("\n") == 1
+
+
+# Revisions
+
+
+def test_the_same_text_through_revisions(here, monkeypatch, capsys):
+    names = ["untrained", "early", "demo@"]
+    more = ("--revisions", ",".join(names), "--limit", 6)
+    finish, done = Writer.finish, []
+
+    def stopped(self):
+        done.append(self)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return finish(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "finish", stopped)
+        assert read("all", *more) == 130
+    assert "shards are there: the same command goes on" in capsys.readouterr().err
+    first = contents(here / "all" / "untrained")
+    times = {path: path.stat().st_mtime_ns for path in (here / "all" / "untrained").iterdir()}
+    assert run("inspect", "all") == 0
+    told = capsys.readouterr()
+    assert "early is incomplete; demo@ is missing" in told.err and "not there yet" in told.out
+    assert read("all", *more, quiet=False) == 0
+    told = capsys.readouterr()
+    assert "A row has as many states in each" in told.out and "demo@, 3 of 3" in told.err
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    assert first == contents(here / "all" / "untrained")
+    stores = open_revisions("all")
+    assert list(stores) == names
+    for store in stores.values():
+        assert store.complete and len(store) == 6
+        for a, b in zip(store, stores["early"]):
+            np.testing.assert_array_equal(a.tokens, b.tokens)
+    one = [stores[name].states(0, "final").tobytes() for name in names]
+    assert len(set(one)) == 3
+    assert read("alone", "--revision", "early", "--limit", 6) == 0
+    assert open_store("alone").digest == stores["early"].digest
+    assert run("inspect", "all", "--verify", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal_lengths"] and found["complete"] and found["wrong"] == []
+    assert list(found["revisions"]) == names
+    (here / "all" / "demo@" / "plan.safetensors").unlink()
+    assert run("inspect", "all", "--verify") == 1
+    assert "demo@: plan.safetensors cannot be read" in capsys.readouterr().out
+
+
+def test_another_model_joins_only_with_the_same_tokenizer(here, capsys):
+    model, other = lm.load("demo"), here / "other"
+    lm.save(other, model.decoder, model.tokenizer)
+    more = ("--revisions", f"early,{other}@", "--limit", 2)
+    assert read("same", *more) == 0
+    assert list(open_revisions("same")) == ["early", f"{other}@"]
+    path = other / "tokenizer.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}})
+    )
+    assert read("all", *more) == 2
+    assert "different tokenizers" in capsys.readouterr().err and not (here / "all").exists()
+
+
+# Import
+
+
+def test_series_of_a_table_are_imported(here, capsys):
+    (here / "w.csv").write_text("t,who,x,y\n0,a,1,2\n0.5,a,2,3\n0,b,5,5\n1,b,5,6\n0,c,1,1\n")
+    (here / "more.csv").write_text("t,who,x,y\n3,a,0,0\n")
+    columns = ("--time", "t", "--path-column", "who", "--columns", "y", "x")
+    assert run("import", "w.csv", "more.csv", "--out", "walks", *columns) == 0
+    assert "complete" in capsys.readouterr().out
+    store = open_store("walks")
+    assert store.docs.tolist() == [0, 1, 2, 3] and store.lengths.tolist() == [2, 2, 1, 1]
+    assert store.states(1, 0).tolist() == [[5, 5], [6, 5]] and store.times(0).tolist() == [0, 0.5]
+    assert run("import", "w.csv", "--out", "walks", *columns, "--quiet") == 2
+    assert "`import.rows` is 4 there, 3 here" in capsys.readouterr().err
+
+
+def test_arrays_are_imported_in_the_dtype_that_is_asked_for(here, capsys):
+    np.save(here / "a.npy", np.random.default_rng(0).normal(size=(12, 5, 2)))
+    assert run("import", "a.npy", "--out", "s", "--dtype", "float16", "--quiet", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["dtype"] == "float16" and found["rows"]["there"] == 12
+    assert [one["rows"] for one in found["splits"].values()] == [10, 1, 1]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("export --model demo --out s", "No text is given. Use `--text FILES`"),
+        ("export --model demo --out s --text a --prompts b", "Both `--text` and `--prompts`"),
+        ("export --model demo --out s --text a --top-p .9", "`--top-p` is only for `--prompts`"),
+        ("export --model demo --out s --text a --seed 0", "`--seed` is only for `--prompts`"),
+        ("export --model demo --out s --prompts a --keep x", "`--keep` is only for `--text`"),
+        ("export --model demo --out s --text a --stride 0", "`--stride` is 0. Use 1 or more."),
+        ("export --model demo --out s --text a --shard-mb 0", "`--shard-mb` is 0"),
+        ("export --model demo --out s --text a --shares .5 .1 .1", "`shares`"),
+        ("export --model demo --out s --text a --layers all 3", "`--layers` names all and more"),
+        ("export --model demo --out s --text a --revisions a,,b", "names between the commas"),
+        ("export --model demo --out s --text a --revision a --revisions b", "Name all in"),
+        ("export --model demo --out s --text a --process 1", "`--coordinator`, `--processes`"),
+        ("export --model demo --out s --prompts a --temperature -1", "`temperature` is -1.0"),
+        ("export --model demo --out s --prompts a --max-new-tokens 999", "999 and the context"),
+        ("export --model demo --out s --text book.txt --layers 99", "names layer 99"),
+        ("export --model demo --out s --text book.txt --layers mid", "`--layers` names mid. Use"),
+        ("export --model demo --out s --text book.txt --top 99999", "`top` is 99999"),
+        ("export --model demo --out s --text absent.txt", "absent.txt is not there"),
+        ("export --model ./absent --out s --text book.txt", "There is no folder './absent'"),
+        ("export --model demo --out s --text qa.jsonl", "no `field` says which one is the text"),
+        ("export --model demo --out . --text book.txt", "belongs to no store"),
+        ("inspect absent", "absent holds no store"),
+        ("import", "No files are given"),
+        ("import absent.csv", "absent.csv cannot be read"),
+        ("import book.txt", "book.txt is of no kind"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(here, capsys, arguments, sentence):
+    assert run(*arguments.split(), *(["--quiet"] if arguments[:3] == "exp" else [])) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and "Traceback" not in err and not (here / "s").exists()
+    assert err.splitlines()[-1].startswith("dynlm: ") and err.rstrip().endswith(".")
+
+
+def test_help_names_all_commands_with_examples(capsys):
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    for name in ("demo", "export", "inspect", "import"):
+        assert f"  dynlm {name}" in out and f"• {name}" in out
+    for name in ("export", "inspect", "import"):
+        assert run(name, "--help") == 0
+        assert f"  dynlm {name} " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_inspecting_loads_no_language_models(here):
+    np.save(here / "a.npy", np.zeros((3, 4, 1)))
+    assert run("import", "a.npy", "--out", "s", "--quiet") == 0
+    text = (
+        "import sys; from dynlm.cli import main; main(['inspect', 's', '--verify']); "
+        "import jax._src.xla_bridge as bridge; assert not bridge._backends; "
+        "assert not {'flax', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Every byte is as it was written" in done.stdout
