@@ -16,6 +16,7 @@ from .._safetensors import header
 from ._format import Record, digest, shard_name
 
 ALIGNED = 64  # bytes: where the tensors begin
+SMALL = 2**14  # bytes of an array that is joined with others before it is hashed and written
 CODES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype("<f2"),
@@ -64,13 +65,16 @@ def pieces(arrays: Iterable[np.ndarray]) -> Iterator[memoryview]:
     size = 0
     for x in arrays:
         flat = raw(x)
-        waiting.append(flat)
-        size += len(flat)
-        if size >= CHUNK:
-            yield waiting[0] if len(waiting) == 1 else memoryview(b"".join(waiting))
+        if len(flat) < SMALL:
+            waiting.append(flat)
+            size += len(flat)
+        if waiting and (size >= CHUNK or len(flat) >= SMALL):
+            yield memoryview(b"".join(waiting))
             waiting, size = [], 0
-    if size:
-        yield waiting[0] if len(waiting) == 1 else memoryview(b"".join(waiting))
+        if len(flat) >= SMALL:
+            yield flat
+    if waiting:
+        yield memoryview(b"".join(waiting))
 
 
 def write_shard(folder: Path, number: int, parts: Parts, run: str) -> Record:
