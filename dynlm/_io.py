@@ -1,13 +1,17 @@
 """Files written whole or not at all, and progress that suits where it is printed."""
 
+import errno
 import os
+import re
 import secrets
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 class BadArgument(ValueError):
@@ -15,6 +19,7 @@ class BadArgument(ValueError):
 
 
 CHUNK = 2**20  # bytes that go to the system at a time
+PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # what a file is called until it is whole
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -53,6 +58,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some file systems of networks have no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -60,7 +68,35 @@ def sync_folder(folder: Path) -> None:
 def remove_parts(folder: Path) -> None:
     """Remove what `write_atomic` left of files when it was killed."""
     for part in folder.glob(".*.part"):
-        part.unlink(missing_ok=True)
+        if PART.fullmatch(part.name):
+            part.unlink(missing_ok=True)
+
+
+_asked = False  # whether Ctrl-C was pressed
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, Ctrl-C is not lost where Python swallows what is raised, as in a callback of JAX.
+
+    It is raised at once, and if that came to nothing, when `progress` advances.
+    """
+    global _asked
+
+    def ask(number: int, frame: Any) -> None:
+        global _asked
+        _asked = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        _asked = False
+        signal.signal(signal.SIGINT, before)
 
 
 @runtime_checkable
@@ -74,13 +110,22 @@ class Advance(Protocol):
 def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Advance]:
     """A bar with rate and time left on a terminal, a line per tenth elsewhere, nothing if quiet."""
     if quiet:
-        yield lambda amount, note="": None
+        showing = nullcontext(lambda amount, note="": None)
     elif sys.stderr.isatty():
-        yield from _bar(label, total)
+        showing = _bar(label, total)
     else:
-        yield _lines(label, total)
+        showing = nullcontext(_lines(label, total))
+    with showing as show:
+
+        def advance(amount: int, note: str = "") -> None:
+            if _asked:
+                raise KeyboardInterrupt
+            show(amount, note)
+
+        yield advance
 
 
+@contextmanager
 def _bar(label: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
@@ -118,13 +163,11 @@ def _lines(label: str, total: int) -> Advance:
         nonlocal done
         before, done = done, done + amount
         if done * 10 // total > before * 10 // total:
-            spent = time.monotonic() - start
+            spent = max(time.monotonic() - start, 1e-9)
             left = spent * (total - done) / done
-            print(
-                f"{label}: {done}/{total}, {done / spent:.0f}/s, {left:.0f} s left {note}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            pace = f"{done / spent:,.0f}/s, {left:.0f} s left"
+            line = f"{label}: {done:,}/{total:,}, {pace} {note}".rstrip()
+            print(line, file=sys.stderr, flush=True)
 
     return advance
 

@@ -1,5 +1,6 @@
 """The command line: `dynlm demo`, `dynlm export`, `dynlm inspect`, `dynlm import`."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +23,29 @@ Each command has its own --help.
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
+    try:
+        try:
+            _main(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # a reader that is gone is better noticed here than at exit
+    except BrokenPipeError:
+        _hush()
+        sys.exit(141)  # as of a program that the system ends for it
+
+
+def _main(arguments: list[str]) -> None:
     from . import __version__
     from ._commands._common import Stopped, plain_warnings
     from ._io import BadArgument
 
-    arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--version"]:
         print(__version__)
         return
     try:
         with plain_warnings():
             _run(arguments or ["--help"])
+    except BrokenPipeError:
+        raise
     except (BadArgument, OSError) as error:
         print(f"dynlm: {error}", file=sys.stderr)
         sys.exit(2)
@@ -46,6 +59,8 @@ def _run(arguments: list[str]) -> None:
 
     from . import _demo
     from ._commands import _export, _import, _inspect
+    from ._commands._common import as_typed
+    from ._io import BadArgument
 
     run: dict[str, tuple[type, Callable[[Any], Any]]] = {
         "demo": (_demo.Demo, _demo.run),
@@ -53,21 +68,32 @@ def _run(arguments: list[str]) -> None:
         "inspect": (_inspect.Inspect, _inspect.run),
         "import": (_import.Import, _import.run),
     }
-    # What has no default is given without a flag where it comes first, as in `inspect STORE`.
-    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     overview = arguments[0] in ("-h", "--help")  # where examples of every command would be too much
     app = tyro.extras.SubcommandApp()
     for name, (options, _) in run.items():
-        flags = name in ("demo", "export")
         line = (options.__doc__ or "").splitlines()[0] if overview else None
-        app.command(name=name, help=line)(options if flags else positional(options))
+        app.command(name=name, help=line)(options)
     config = app.cli(
         prog="dynlm",
         description=_DESCRIPTION,
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    dict(run.values())[type(config)](config)
+    try:
+        dict(run.values())[type(config)](config)
+    except BadArgument as error:
+        raise BadArgument(as_typed(str(error), config)) from error
+
+
+def _hush() -> None:
+    """Sends to nowhere what is still to be written to those who no longer read."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynlm.lm._export import export
+from dynlm.lm._foreign import Uncached
+from dynlm.lm._grid import Sampling
 
 VOCAB, WIDTH = 23, 8
 TABLE = np.random.default_rng(0).normal(size=(VOCAB, WIDTH)).astype(np.float32)
@@ -36,6 +38,14 @@ def make(folder: Path, count: int = 24, **settings: Any) -> Any:
     """A store of a few shards."""
     usual: dict[str, Any] = dict(batch_tokens=64, shard_bytes=4000, quiet=True, layers=(0, 1))
     return export(tiny, texts(count), folder, **usual | settings)
+
+
+def drawn(folder: Path) -> Any:
+    """A store of samples, of a few shards."""
+    model = Uncached(lambda tokens, positions, *, edit: tiny(tokens, positions), context=64)
+    sampling = Sampling(2, 6, temperature=(0.5, 1.0), stop=(3,))
+    usual: dict[str, Any] = dict(batch_tokens=64, shard_bytes=900, quiet=True, name="tiny")
+    return export(model, [[1, 2], [4], [5, 6, 7]], folder, sampling=sampling, **usual)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +90,8 @@ class Faults:
             return False
         if self.full:
             self.calls.append(what)
-            if self.dead and write:
+            now = len(self.calls) - 1 == self.at and what in ("open", "fsync", "replace")
+            if now or (self.dead and write):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return False
         if self.dead:

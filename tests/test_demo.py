@@ -27,8 +27,8 @@ def test_demo_in_small_mode_learns_and_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--paths", "1"], "dynlm: `paths` is 1. Use 2 to"),
-        (["--seed", "-1"], "dynlm: `seed` is -1"),
+        (["--paths", "1"], "dynlm: `--paths` is 1. Use 2 to"),
+        (["--seed", "-1"], "dynlm: `--seed` is -1"),
         (["--out", "/dev/null/x"], "/dev/null"),
     ],
 )

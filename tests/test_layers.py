@@ -17,9 +17,10 @@ RANK = {
     for rank, name in enumerate(
         """
         _types _io _fields _safetensors stats trajectory
-        store._format store._shard store._order store._split store._writer store._reader
-        store._moments store._projection store._principal store._windows store._batches
-        store._text store._tables store._items store._import store._revisions store._inspect store
+        store._format store._sealed store._shard store._order store._split store._writer
+        store._reader store._moments store._projection store._principal store._windows
+        store._batches store._text store._tables store._items store._import store._revisions
+        store._inspect store
         train
         _nets _operators drifts
         diffusions._base diffusions._learned diffusions._diagonal diffusions._matrix

@@ -217,11 +217,21 @@ def test_any_callable_of_the_contract_is_read_and_sampled(tmp_path):
 
     mine = lm.Uncached(call, context=64)
     sampled = export(
-        mine, rows[:3], tmp_path / "s", sampling=Sampling(2, 5), dtype="float32", **USUAL
+        mine,
+        rows[:3],
+        tmp_path / "s",
+        sampling=Sampling(2, 5),
+        dtype="float32",
+        name="mine",
+        **USUAL,
     )
     assert sampled.layers == (0, 1) and len(sampled) == 6
     for row in sampled:
         assert np.allclose(row.states[0], TABLE[row.tokens])
+    again = export(mine, rows, tmp_path / "u", dtype="float32", name="mine", **USUAL)
+    assert np.array_equal(again.states(4, 1), store.states(4, 1))
+    with pytest.raises(BadArgument, match="cannot be told from others"):
+        export(mine, rows, tmp_path / "v", **USUAL)
     with pytest.raises(BadArgument, match="must be wrapped"):
         export(tiny, rows[:3], tmp_path / "t", sampling=Sampling(), quiet=True)
 
@@ -305,3 +315,43 @@ def test_a_folder_without_a_store_is_a_sentence(tmp_path):
     with pytest.raises(BadArgument, match="holds no store"):
         open_store(tmp_path)
     assert dynlm.open_store is open_store
+
+
+def test_numbers_of_numpy_are_numbers(unchecked, tmp_path):
+    whole, share = np.int64, np.float32
+    settings = dict(stride=whole(2), top=whole(1), batch_tokens=whole(64), max_tokens=whole(20))
+    shares = {"test": share(0.5), "train": share(0.5)}
+    store = make(tmp_path / "a", **settings, shares=shares, split_seed=whole(3))
+    assert store.stride == 2 and len(store.split("train")) >= 1
+    call = lm.Uncached(lambda tokens, positions, *, edit: tiny(tokens, positions), context=64)
+    sampling = Sampling(
+        whole(2), whole(3), np.linspace(0.5, 1.0, 2), seed=whole(1), stop=(whole(3),)
+    )
+    drawn = export(call, texts(2), tmp_path / "b", sampling=sampling, name="tiny", quiet=True)
+    assert drawn.column("temperature").tolist() == [0.5, 0.5, 1.0, 1.0] * 2
+    other = Sampling(2, 3, (0.5, 1), seed=1, stop=(3,))
+    assert len(export(call, texts(2), tmp_path / "b", sampling=other, name="tiny", quiet=True)) == 8
+
+
+def test_a_prompt_with_a_number_called_like_a_setting_is_refused(tmp_path):
+    prompt = lm.Document([1, 2, 3], columns={"temperature": 0.0})
+    mine = lm.Uncached(lambda tokens, positions, *, edit: tiny(tokens, positions), context=64)
+    with pytest.raises(BadArgument, match="a number called 'temperature'"):
+        export(mine, [prompt], tmp_path / "s", sampling=Sampling(budget=5), name="tiny", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda logits, x: (logits * np.nan, x), "Log-probabilities of tokens are NaN"),
+        (lambda logits, x: (logits, {0: x[0][:, :1]}), "of shape .* for tokens of"),
+        (lambda logits, x: (logits[:1, :1], x), "The model returns logits of shape"),
+        (lambda logits, x: (logits, {0: x[0].at[:, 0].set(np.nan)}), "States of layer 0 are NaN"),
+    ],
+)
+def test_what_no_model_should_return_is_refused(tmp_path, spoil, sentence):
+    with pytest.raises(BadArgument, match=sentence):
+        export(
+            lambda tokens, positions: spoil(*tiny(tokens, positions)),
+            texts(4), tmp_path / "s", layers=(0,), name="spoilt", **USUAL,
+        )  # fmt: skip

@@ -6,10 +6,11 @@ import random
 
 import numpy as np
 import pytest
-from store_files import Faults, Killed, contents, make, texts, tiny
+from store_files import Faults, Killed, contents, drawn, make, texts, tiny
 
 from dynlm._io import BadArgument
 from dynlm.lm._export import export
+from dynlm.store import fit_projection, save_projection
 from dynlm.store._format import MANIFEST, PLAN, read_manifest
 from dynlm.store._reader import open_store
 from dynlm.store._writer import locked
@@ -50,17 +51,28 @@ def test_killed_at_any_point_it_opens_and_goes_on_to_the_same_bytes(tmp_path, mo
     assert shards >= {0, 1, 2, 3}
 
 
+def test_so_do_samples(tmp_path, monkeypatch):
+    counted = Faults(tmp_path / "whole", None)
+    with counted.striking(monkeypatch):
+        assert len(drawn(tmp_path / "whole").manifest.shards) >= 3
+    for at in range(0, len(counted.calls), 3):
+        folder = tmp_path / f"killed-{at}"
+        with Faults(folder, at).striking(monkeypatch), pytest.raises(Killed):
+            drawn(folder)
+        drawn(folder)
+        assert contents(folder) == contents(tmp_path / "whole"), counted.calls[at]
+
+
 def test_a_full_disk_is_a_sentence_and_nothing_is_lost(tmp_path, monkeypatch, whole):
     calls = points(tmp_path, monkeypatch)
-    writes = [at for at, name in enumerate(calls) if name == "write"]
-    for at in writes:
+    for at in range(len(calls)):
         folder = tmp_path / f"full-{at}"
         with Faults(folder, at, full=True).striking(monkeypatch):
             with pytest.raises(BadArgument, match="there is no space left.*run the same command"):
                 make(folder)
-        assert not [name for name in os.listdir(folder) if name.endswith(".part")] or at < 4
+        assert not folder.exists() or not [x for x in os.listdir(folder) if x.endswith(".part")]
         if (folder / MANIFEST).exists():
-            assert not open_store(folder).complete
+            assert open_store(folder).complete == (contents(folder) == whole[1])
         make(folder)
         assert contents(folder) == whole[1]
 
@@ -207,7 +219,7 @@ def test_a_lack_of_memory_is_a_sentence(tmp_path, monkeypatch, whole):
     monkeypatch.setattr("store_files.tiny", hungry)
     with pytest.raises(BadArgument, match="not enough memory.*run the same command"):
         make(tmp_path / "store")
-    assert len(open_store(tmp_path / "store").manifest.shards) >= 0
+    assert not open_store(tmp_path / "store").complete
     make(tmp_path / "store")
     assert contents(tmp_path / "store") == whole[1]
 
@@ -218,3 +230,123 @@ def test_no_time_and_no_place_is_in_the_manifest(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     text = json.dumps(json.loads((tmp_path / "a" / MANIFEST).read_bytes()))
     assert str(tmp_path) not in text
+
+
+def test_shards_without_a_manifest_are_kept_from_those_who_mean_something_else(tmp_path, whole):
+    make(tmp_path / "s")
+    (tmp_path / "s" / MANIFEST).unlink()
+    before = contents(tmp_path / "s")
+    with pytest.raises(BadArgument, match="holds shards, but no manifest"):
+        open_store(tmp_path / "s")
+    for other in (dict(stride=2), dict(count=5)):
+        with pytest.raises(BadArgument, match="was made with other settings"):
+            make(tmp_path / "s", **other)
+    assert contents(tmp_path / "s") == before
+    make(tmp_path / "s")
+    assert contents(tmp_path / "s") == whole[1]
+
+
+def test_what_is_equal_may_be_written_in_another_way(unchecked, tmp_path, monkeypatch, whole):
+    folder = tmp_path / "store"
+    faults = Faults(folder, len(points(tmp_path, monkeypatch)) // 2)
+    with faults.striking(monkeypatch), pytest.raises(Killed):
+        make(folder)
+    make(folder, shares={"test": 0.1, "valid": 0.1, "train": 0.8}, stride=np.int64(1))
+    assert contents(folder) == whole[1]
+
+
+def test_a_lost_or_damaged_plan_is_made_again(tmp_path, whole):
+    make(tmp_path / "s")
+    for data in (None, b"", whole[1][PLAN][:-1] + b"x"):
+        (tmp_path / "s" / PLAN).unlink()
+        if data is not None:
+            (tmp_path / "s" / PLAN).write_bytes(data)
+        assert len(open_store(tmp_path / "s").verify()) == 1
+        make(tmp_path / "s")
+        assert contents(tmp_path / "s") == whole[1]
+
+
+def test_a_complete_store_in_a_folder_that_cannot_be_written_is_returned(whole, monkeypatch):
+    faults = Faults(whole[0], 1, full=True)  # all but the lock is refused
+    with faults.striking(monkeypatch):
+        assert make(whole[0]).complete
+    assert faults.calls == ["open"]
+
+
+def test_files_of_others_stay(tmp_path, whole):
+    make(tmp_path / "s")
+    (tmp_path / "s" / ".DS_Store").write_bytes(b"mine")
+    (tmp_path / "s" / ".my.download.part").write_bytes(b"mine")
+    (tmp_path / "s" / "shard-00000.safetensors").unlink()
+    make(tmp_path / "s")
+    assert (tmp_path / "s" / ".my.download.part").exists()
+    assert {k: v for k, v in contents(tmp_path / "s").items() if v != b"mine"} == whole[1]
+
+
+def test_a_store_is_not_a_file_and_an_empty_folder_is_not_left(tmp_path):
+    (tmp_path / "s").write_text("a text")
+    with pytest.raises(BadArgument, match="is a file. Choose a folder"):
+        make(tmp_path / "s")
+    with pytest.raises(BadArgument, match="holds no text"):
+        make(tmp_path / "t", count=0)
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_error_of_what_is_read_is_not_the_folders(tmp_path):
+    def documents():
+        yield from texts(300)
+        open("/nowhere/b.txt")
+
+    with pytest.raises(FileNotFoundError, match="/nowhere/b.txt"):
+        export(tiny, documents(), tmp_path / "s", quiet=True)
+
+
+def test_one_of_two_processes_makes_its_half_and_one_alone_the_rest(tmp_path, monkeypatch, whole):
+    count = len(open_store(whole[0]).manifest.shards)
+    for me in (0, 1):
+        folder = tmp_path / f"by-{me}"
+        if me == 1:  # the first process planned, and was killed
+            faults = Faults(folder, points(tmp_path, monkeypatch).index("replace") + 5)
+            with faults.striking(monkeypatch), pytest.raises(Killed):
+                make(folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("jax.process_count", lambda: 2)
+            patch.setattr("jax.process_index", lambda me=me: me)
+            patch.setattr("dynlm.lm._work.meet", lambda *args, sound=True: sound)
+            patch.setattr("dynlm.lm._export.meet", lambda *args, sound=True: sound)
+            if me == 0:
+                with pytest.raises(BadArgument, match="lacks .* of its"):
+                    make(folder)
+            else:
+                make(folder)
+        mine = {f"shard-{k:05d}.safetensors" for k in range(me, count, 2)}
+        assert {name for name in contents(folder) if name.startswith("shard")} == mine
+        make(folder)
+        assert contents(folder) == whole[1]
+
+
+def test_a_process_with_other_programs_may_not_join(tmp_path, monkeypatch, whole):
+    with monkeypatch.context() as patch:
+        patch.setattr("jax.process_count", lambda: 2)
+        patch.setattr("jax.process_index", lambda: 1)
+        patch.setattr("dynlm.lm._work.meet", lambda *args, sound=True: sound)
+        patch.setattr("dynlm.lm._export.meet", lambda *args, sound=True: sound)
+        patch.setattr("dynlm.lm._export.versions", lambda: {"jax": "9.9"})
+        with pytest.raises(BadArgument, match="begun with other programs"):
+            make(whole[0])
+        with pytest.raises(BadArgument, match="another configuration"):
+            make(whole[0], stride=2)
+
+
+def test_a_damaged_projection_is_found(tmp_path):
+    store = make(tmp_path / "s", 40)
+    projection = fit_projection(store, 1, 2)
+    path = save_projection(store, "two", projection)
+    assert store.verify() == []
+    data = bytearray(path.read_bytes())
+    for at in (9, len(data) // 2, len(data) - 1):
+        spoilt = bytearray(data)
+        spoilt[at] ^= 4
+        path.write_bytes(spoilt)
+        (wrong,) = store.verify()
+        assert "projections/two.safetensors is damaged" in wrong

@@ -174,6 +174,10 @@ def test_the_same_again_writes_nothing_and_other_contents_are_refused(tmp_path):
     ):
         with pytest.raises(BadArgument, match="another configuration"):
             from_arrays(folder, series, **other)
+    with pytest.raises(BadArgument, match='`dtype` is "float32" there, "float16" here'):
+        from_arrays(folder, series, dtype="float16")
+    with pytest.raises(BadArgument, match=r"`layers` is \[0\] there, \[\"x\"\] here"):
+        from_arrays(folder, series, layer="x")
     with pytest.raises(BadArgument, match="another configuration"):
         from_arrays(folder, [(y, np.arange(len(y))) for y in series])
 
@@ -260,8 +264,19 @@ def test_a_summary_is_of_what_the_store_holds(tmp_path):
     assert found["bytes"] == sum(map(len, contents(tmp_path / "s").values()))
     text = table(found)
     assert "complete" in text and "INCOMPLETE" not in text
+    assert "states/row  min 1  5 % 1.3  median 5  mean 5.571" in text
     assert max(map(len, text.split("\n")[1:])) < 100  # the first has the folder
     assert found["tokens"] is None and found["logprob"] is None
+
+
+def test_too_few_documents_for_the_splits_are_counted(tmp_path):
+    shares = {"train": 0.5, "valid": 0.5}
+    text = table(summary(from_arrays(tmp_path / "one", walks(lengths=[4]), shares=shares)))
+    assert "1 document; 2 are needed to split them as the store says." in text
+    text = table(summary(from_arrays(tmp_path / "two", walks(lengths=[4, 5]))))
+    assert "2 documents; 3 are needed" in text
+    long = table(summary(from_arrays(tmp_path / "long", [np.zeros(99_999), np.zeros(123_456)])))
+    assert "max 123,456" in long and max(map(len, long.split("\n")[1:])) < 100
 
 
 def test_sizes_of_a_large_store_are_of_states_all_over_it(tmp_path):
@@ -317,7 +332,7 @@ def test_revisions_open_in_the_order_they_were_named_in(tmp_path):
     assert "early is incomplete" in str(said[-1].message)
 
 
-def test_more_revisions_may_be_named_later_but_none_dropped(tmp_path):
+def test_more_revisions_may_be_named_later_and_only_those_without_a_store_dropped(tmp_path):
     folder = tmp_path / "r"
     write_revisions(folder, ["a", "c"])
     before = (folder / "revisions.json").stat().st_mtime_ns
@@ -325,8 +340,11 @@ def test_more_revisions_may_be_named_later_but_none_dropped(tmp_path):
     assert (folder / "revisions.json").stat().st_mtime_ns == before
     write_revisions(folder, ["a", "b", "c"])
     assert read_revisions(folder) == ["a", "b", "c"]
-    with pytest.raises(BadArgument, match="lacks a"):
+    from_arrays(folder / "a", walks())
+    with pytest.raises(BadArgument, match="stores of the revisions a, and `names` lacks a"):
         write_revisions(folder, ["b", "c"])
+    write_revisions(folder, ["d", "a"])
+    assert read_revisions(folder) == ["d", "a"]
     with pytest.raises(BadArgument, match="'a' twice"):
         write_revisions(folder, ["a", "a"])
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,25 @@ def model():
 def victim(folder: Path, way: str, *more: str) -> subprocess.Popen:
     command = [sys.executable, str(HERE / "store_victim.py"), str(folder), way, *more]
     return subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
+
+
+def two(folder: Path) -> tuple[list[int], list[str]]:
+    """Two processes share an export: how they ended, and what they said."""
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        where = f"localhost:{one.getsockname()[1]}"
+    command = [sys.executable, str(HERE / "store_victim.py"), str(folder), "texts", where, "2"]
+    first, second = (
+        subprocess.Popen([*command, str(k)], cwd=HERE, stderr=subprocess.PIPE, text=True)
+        for k in range(2)
+    )
+    with first, second:
+        try:
+            said = [process.communicate(timeout=300)[1] for process in (first, second)]
+        finally:
+            first.kill()
+            second.kill()
+    return [first.returncode, second.returncode], said
 
 
 def kill(folder: Path, way: str, after: float) -> bool:
@@ -83,18 +103,32 @@ def test_three_kills_and_the_same_bytes(tmp_path, model, way):
 @pytest.mark.slow
 def test_two_processes_share_the_work_and_make_the_same_store(tmp_path, model):
     truth = run(tmp_path / "truth", "texts", model).folder
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        where = f"localhost:{one.getsockname()[1]}"
     folder = tmp_path / "shared"
-    first, second = (victim(folder, "texts", where, "2", str(k)) for k in range(2))
-    with first, second:
-        try:
-            assert (first.wait(timeout=300), second.wait(timeout=300)) == (0, 0)
-        finally:
-            first.kill()
-            second.kill()
+    assert two(folder)[0] == [0, 0]
     assert contents(folder) == contents(truth)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "thesis.tex").write_text("dear")
+    codes, said = two(tmp_path / "strange")
+    assert codes == [1, 1] and "thesis.tex, which belongs to no store" in said[0]
+    assert "Another of the processes could not go on before all had planned" in said[1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_a_sentence_and_the_command_goes_on(tmp_path, model):
+    text, folder = tmp_path / "text.txt", tmp_path / "store"
+    text.write_text("\n".join("the sea and the moor and the wind " * 30 for _ in range(300)))
+    command = [sys.executable, "-m", "dynlm", "export", "--model", "demo", "--text", str(text)]
+    command += ["--out", str(folder), "--batch-tokens", "512", "--shard-mb", ".5"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("tokens: "):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert "shards are there: the same command goes on" in rest and "Error" not in rest
+    assert not open_store(folder).complete
 
 
 @pytest.mark.campaign

@@ -1,23 +1,35 @@
 """What the commands share: plain warnings, being stopped, numbers and shares, results."""
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO, final
 
 import numpy as np
 
 from .._fields import shown
-from .._io import BadArgument
+from .._io import BadArgument, interruptible
 from ..store._format import read_manifest
 from ..store._inspect import summary, table
 from ..store._reader import Store
 from ..store._split import SHARES, split_docs
 
 MB = 2**20
+POSITIONAL = ("store", "files")  # are given without a flag
+# What Python calls otherwise than the command line.
+RENAMED = {
+    "budget": "max_new_tokens",
+    "shard_bytes": "shard_mb",
+    "documents": "text",
+    "names": "revisions",
+    "name": "model",
+}
+SIZES = re.compile(r"`shard_bytes` is (\d+) there, (\d+) here")
 
 
 @final
@@ -29,7 +41,8 @@ class Stopped(Exception):
 def going_on(folder: Path) -> Iterator[None]:
     """Turns Ctrl-C into a sentence about the store that was being written."""
     try:
-        yield
+        with interruptible():
+            yield
     except KeyboardInterrupt:
         try:
             manifest = read_manifest(folder)
@@ -74,6 +87,34 @@ def check_numbers(config: Any, least: Mapping[str, int]) -> None:
             raise BadArgument(f"`--{flag}` is {value:g}. Use {low:g} or more.")
 
 
+def as_typed(message: str, config: Any) -> str:
+    """A message with the options of a command by the names that its user types.
+
+    What stands in backticks and is no option stays as it is.
+    """
+    own = {one.name for one in fields(config)} - set(POSITIONAL)
+    flags = {name: name for name in own}
+    flags |= {name: flag for name, flag in RENAMED.items() if flag in own and name not in own}
+    if getattr(config, "prompts", ()):
+        flags["documents"] = "prompts"
+    if getattr(config, "revisions", None) is not None:
+        flags["revision"] = "revisions"
+
+    def flag(found: re.Match[str]) -> str:
+        name = flags.get(found[1])
+        return found[0] if name is None else f"`--{name.replace('_', '-')}`"
+
+    if "shard_mb" in own:
+        message = SIZES.sub(_in_mb, message)
+    message = re.sub(r"`([a-z_]+)`", flag, message)
+    return re.sub(r",? or None\.(?=\s|$)", ", or leave it out.", message)
+
+
+def _in_mb(found: re.Match[str]) -> str:
+    there, here = (f"{int(size) / MB:g}" for size in found.groups())
+    return f"`--shard-mb` is {there} there, {here} here"
+
+
 def shares_of(shares: tuple[float, float, float], seed: int) -> dict[str, float]:
     """The shares of the splits by name, once they have been checked."""
     found = dict(zip(SHARES, shares))
@@ -89,16 +130,19 @@ def bytes_of(shard_mb: float) -> int:
 
 
 def tell(store: Store, *, quiet: bool, as_json: bool) -> None:
-    """What a store holds: a table, unless it is to be quiet, and JSON, if asked for."""
+    """What a store holds: a table, unless it is to be quiet, and JSON, if asked for.
+
+    Where there is JSON, the standard output has nothing else, and the table is for the eyes.
+    """
     if quiet and not as_json:
         return
     found = summary(store)
     if not quiet:
-        print(table(found))
+        print(table(found), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print_json(found)
 
 
 def print_json(found: Any) -> None:
-    """One line, the last."""
+    """One line."""
     print(json.dumps(found, ensure_ascii=False, allow_nan=False), flush=True)

@@ -78,7 +78,7 @@ class Export:
         process: To share the work: which of them this is, from 0.
         distributed: Share the work of a cluster that JAX recognises by itself.
         quiet: No estimate, no progress and no table.
-        json: Print what the store holds as one line of JSON, last.
+        json: Print what the store holds as one line of JSON; the table goes to stderr.
     """
 
     model: str
@@ -118,6 +118,11 @@ class Export:
     quiet: bool = False
     json: bool = False
 
+    @property
+    def layer_names(self) -> list[str]:
+        """The names in `layers`, which may stand between spaces or commas."""
+        return [name for one in self.layers for name in one.split(",") if name]
+
     def check(self) -> None:
         """Refuse what contradicts itself, or cannot be."""
         if bool(self.text) == bool(self.prompts):
@@ -139,11 +144,12 @@ class Export:
                 "commas between."
             )
         check_numbers(self, LEAST)
-        if "all" in self.layers and len(self.layers) > 1:
+        names = self.layer_names
+        if "all" in names and len(names) > 1:
             raise BadArgument("`--layers` names all and more. Write `--layers all`, or some names.")
-        known = [name for name in self.layers if name in ("all", "final") or name.isdecimal()]
-        if len(known) < len(self.layers) or not known:
-            wrong = ", ".join(name for name in self.layers if name not in known) or "nothing"
+        known = [name for name in names if name in ("all", "final") or name.isdecimal()]
+        if len(known) < len(names) or not known:
+            wrong = ", ".join(name for name in names if name not in known) or "nothing"
             raise BadArgument(
                 f"`--layers` names {brief(wrong)}. Use numbers from 0 on, final or all."
             )
@@ -190,7 +196,7 @@ def _through(config: Export, settings: dict[str, Any], quiet: bool, as_json: boo
             stores[one.name] = _export(config, one, folder, most, settings)
     found = overview(config.out, names, stores)
     if not quiet:
-        print(several_table(found))
+        print(several_table(found), file=sys.stderr if as_json else sys.stdout, flush=True)
     if as_json:
         print_json(found)
 
@@ -203,7 +209,7 @@ def _export(
     from ..lm._load import load
 
     model = load(one.model, revision=one.revision, dtype=config.model_dtype)
-    names = [int(name) if name.isdecimal() else name for name in config.layers]
+    names = [int(name) if name.isdecimal() else name for name in config.layer_names]
     context = model.config.context
     if _budget(config) >= context:
         raise BadArgument(
@@ -279,13 +285,23 @@ def _join(config: Export) -> bool:
         )
     if not any(some) and not config.distributed:
         return True
+    if config.processes is not None and config.process is not None:
+        if config.process >= config.processes:
+            raise BadArgument(
+                f"`--process` is {config.process} and `--processes` is {config.processes}. "
+                f"Processes are counted from 0: use 0 to {config.processes - 1}."
+            )
     import jax
 
     try:
         jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:
+        why = brief(error, 300).rstrip(". ")
         raise BadArgument(
-            f"The processes could not be joined: {brief(error, 300)}. Start each with the same "
-            "`--coordinator` and `--processes`, and its own `--process`."
+            f"The processes could not be joined: {why}. Start each with the same `--coordinator` "
+            "and `--processes`, and its own `--process`."
         ) from None
+    from ..lm._work import meet
+
+    meet("met")  # before models are loaded, which may take one longer than the other
     return jax.process_index() == 0

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tyro.conf import Positional
+
+from .._fields import brief
 from .._io import BadArgument
 from ..store._import import from_arrays
-from ..store._tables import read_series
+from ..store._tables import names_of, read_series
 from ._common import bytes_of, check_numbers, going_on, shares_of, tell
 from ._options import Name, Names
 
@@ -35,11 +38,11 @@ class Import:
         split_seed: Another seed divides the paths otherwise.
         shard_mb: A shard ends with the path that reaches so many MiB.
         quiet: No progress and no table.
-        json: Print what the store holds as one line of JSON, last.
+        json: Print what the store holds as one line of JSON; the table goes to stderr.
     """
 
-    files: tuple[Path, ...]
-    out: Path = Path("dynlm-store")
+    files: Positional[tuple[Path, ...]]
+    out: Path
     time: Name = None
     path_column: Name = None
     columns: Names = ()
@@ -54,7 +57,9 @@ class Import:
 def run(config: Import) -> None:
     """Read the files, write the store, and say what it holds."""
     if not config.files:
-        raise BadArgument("No files are given. Name at least one, as in `dynlm import walks.csv`.")
+        raise BadArgument(
+            "No files are given. Name at least one, as in `dynlm import walks.csv --out walks`."
+        )
     check_numbers(config, {"split_seed": 0})
     shares = shares_of(config.shares, config.split_seed)
     with going_on(config.out):
@@ -77,7 +82,7 @@ def _series(config: Import) -> list[Any]:
     dims: dict[int, Path] = {}
     for path in config.files:
         if not config.quiet:
-            print(f"import: reading {path}", file=sys.stderr, flush=True)
+            print(f"import: reading {path}{_unused(config, path)}", file=sys.stderr, flush=True)
         for one in read_series(
             path,
             time=config.time,
@@ -93,3 +98,10 @@ def _series(config: Import) -> list[Any]:
                 "both have, or import them apart."
             )
     return out
+
+
+def _unused(config: Import, path: Path) -> str:
+    """The columns of a table that are neither states nor times nor names of paths."""
+    used = {*config.columns, config.time, config.path_column}
+    unused = [name for name in names_of(path) if name not in used] if config.columns else []
+    return f", without its columns {brief(', '.join(unused))}" if unused else ""

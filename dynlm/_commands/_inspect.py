@@ -4,7 +4,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..store._format import MANIFEST, REVISIONS
+from tyro.conf import Positional
+
+from ..store._format import MANIFEST, PLAN, PROJECTIONS, REVISIONS
 from ..store._inspect import summary, table
 from ..store._reader import Store, open_store
 from ..store._revisions import open_revisions, read_revisions
@@ -12,8 +14,12 @@ from ._common import print_json
 from ._several import overview, several_table
 
 ADVICE = """\
-  Delete the files that are named, and run the command that made the store again: it makes only
-  these. The other shards can be read."""
+  Delete those of the files that are still there, and run the command that made the store again:
+  it makes only these."""
+REST = "  The other shards can be read."
+REFIT = """\
+  Delete the projections that are named, fit them again, and keep them by `save_projection`: the
+  states do not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Inspect:
         json: Print it as one line of JSON instead.
     """
 
-    store: Path
+    store: Positional[Path]
     verify: bool = False
     json: bool = False
 
@@ -61,15 +67,27 @@ def run(config: Inspect) -> None:
 
 def _verified(stores: dict[str, Store], config: Inspect) -> list[str]:
     """What is wrong with any of the stores, one sentence each."""
-    wrong = []
+    wrong, bare = [], []
     for name, store in stores.items():
         prefix = f"{name}: " if name else ""
-        wrong += [prefix + why for why in store.verify(quiet=config.json)]
+        found = store.verify(quiet=config.json)
+        bare += found
+        wrong += [prefix + why for why in found]
     if config.json:
         return wrong
     if wrong:
         lines = [f"  {why}" for why in wrong]
-        print("\n".join(["", f"DAMAGED, {len(wrong)} of the files:", *lines, ADVICE]))
+        head = f"DAMAGED, {len(wrong)} of the files:"
+        print("\n".join(["", head, *lines, *_advice(bare)]))
     else:
         print("\n  Every byte is as it was written.")
     return wrong
+
+
+def _advice(wrong: list[str]) -> list[str]:
+    """What to do about the files that sentences begin with."""
+    fitted = [why for why in wrong if why.startswith(f"{PROJECTIONS}/")]
+    plans = [why for why in wrong if why.startswith(PLAN)]
+    made = len(wrong) > len(fitted)
+    rest = made and not fitted and not plans
+    return [*([ADVICE] if made else []), *([REST] if rest else []), *([REFIT] if fitted else [])]

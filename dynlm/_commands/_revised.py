@@ -1,5 +1,6 @@
 """Several revisions of a model, or several models, found and compared before any is loaded."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -26,10 +27,31 @@ def choices(model: str, revisions: str) -> list[Choice]:
     out = []
     for name in names:
         other, at, revision = name.rpartition("@")
+        if revision and _is_model(name):
+            raise BadArgument(
+                f"`--revisions` names {name}, which is a folder with a model. Write {name}@ for "
+                "that model; a name alone is a revision of `--model`."
+            )
         out.append(
             Choice(name, other or model, revision or None) if at else Choice(name, model, name)
         )
-    return out
+    lasts = [_last_part(one) for one in out]
+    taken = [last or one.name for one, last in zip(out, lasts)]
+    return [
+        one._replace(name=last) if last and taken.count(last) == 1 else one
+        for one, last in zip(out, lasts)
+    ]
+
+
+def _is_model(folder: str) -> bool:
+    return os.path.isfile(os.path.join(os.path.expanduser(folder), "config.json"))
+
+
+def _last_part(one: Choice) -> str:
+    """How a folder that was named by its path is called; empty for what is none."""
+    if not one.name.endswith("@") or one.name == "@" or not _is_model(one.model):
+        return ""
+    return Path(one.model).expanduser().resolve().name
 
 
 def common_context(chosen: list[Choice]) -> int:

@@ -2,8 +2,9 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from .._io import BadArgument
 from ..store._format import FLOATS, PLAN, Manifest, as_json, read_manifest
 from ..store._reader import Store, open_store
 from ..store._split import SHARES, split_docs
-from ..store._writer import Writer, held, joining, writing
+from ..store._writer import Writer, finished, held, joining, writing
 from ._decoder import Decoder
 from ._documents import Document
 from ._foreign import Uncached
@@ -26,9 +27,9 @@ from ._model import LanguageModel
 from ._names import Ids, Name, chosen
 from ._passes import Continuing, Keep, Pass, Reading
 from ._pieces import Piece, prompt_rows, token_rows
-from ._plan import Plan, Sizes, Work, draft
+from ._plan import Plan, Sizes, Work, draft, scan
 from ._prompts import check_top, check_whole
-from ._work import Report, carry_out, together
+from ._work import Report, agreed, carry_out, meet, watched
 
 SCORES = ("logprobs", "entropies")
 TOP = ("top_ids", "top_logprobs")
@@ -87,14 +88,21 @@ def export(
         BadArgument: What cannot be done, and what to do instead.
     """
     folder = Path(folder)
+    meet("begun")  # the first meeting must be soon: it waits for half a minute, later ones longer
+    for what, number, least in (
+        ("stride", stride, 1),
+        ("top", top, 0),
+        ("batch_tokens", batch_tokens, 1),
+        ("shard_bytes", shard_bytes, 1),
+    ):
+        check_whole(what, number, least)
+    stride, top, batch_tokens = int(stride), int(top), int(batch_tokens)
+    split_docs(np.arange(len(SHARES)), shares, split_seed)  # refuses what is no way to divide
     core, tokenizer, context, vocab = _parts_of(model, sampling)
     keep, dims = _kept(core, layers, dtype, stride, top)
     sampling = None if sampling is None else _with_stops(sampling, model)
-    budget = 0 if sampling is None else sampling.budget
+    budget = 0 if sampling is None else int(sampling.budget)
     most = _most(max_tokens, context, budget)
-    check_whole("batch_tokens", batch_tokens, 1)
-    check_whole("shard_bytes", shard_bytes, 1)
-    split_docs(np.arange(len(SHARES)), shares, split_seed)  # refuses what is no way to divide
     sizes = Sizes(
         batch_tokens=batch_tokens,
         most=most,
@@ -102,7 +110,7 @@ def export(
         state_bytes=sum(dims.values()) * keep.dtype.itemsize,
         step_bytes=12 + 8 * top,
         stride=stride,
-        shard_bytes=shard_bytes,
+        shard_bytes=int(shard_bytes),
     )
     cut = token_rows if sampling is None else prompt_rows
     pieces = cut(tokenizer, _documents(documents), most=most, vocab=vocab)
@@ -118,19 +126,19 @@ def export(
         documents=0,
         count=0,
         plan_sha256=None,
-        split={"seed": split_seed, "shares": dict(shares)},
+        split={"seed": int(split_seed), "shares": {k: float(shares.get(k, 0)) for k in SHARES}},
         config=as_json(
             {
                 "model": model_identity(model, name),
                 "tokenizer": tokenizer_digest(tokenizer),
-                "sampling": None if sampling is None else vars(sampling),
+                "sampling": None if sampling is None else sampling.as_json(),
                 "layers": list(keep.layers),
                 "dtype": keep.dtype.name,
                 "stride": stride,
                 "top": top,
                 "max_tokens": most,
                 "batch_tokens": batch_tokens,
-                "shard_bytes": shard_bytes,
+                "shard_bytes": int(shard_bytes),
             }
         ),
         versions=versions(),
@@ -146,50 +154,70 @@ def export(
             settings=sampling.settings,
             stop=sampling.stop or (),
         )
-    with _opened(folder, manifest, work, columns, sizes) as writer:
-        plan = Plan(folder / PLAN, columns)
-        carry_out(writer, plan, way, sizes, Report(folder, quiet, exact=sampling is None))
-        writer.wait()
-        together("written")
-        writer.finish()
-    together("finished")
+    report = Report(folder, quiet, exact=sampling is None)
+    if (
+        sampling is not None
+        and sampling.samples > 1
+        and 0 in sampling.grid().get("temperature", ())
+    ):
+        report.say(f"at temperature 0 all {sampling.samples} samples of a prompt are the same")
+    work = watched(work, report)
+    with ExitStack() as stack:
+        with agreed("planned"):
+            if jax.process_index() == 0:
+                leading = _leading(folder, manifest, work, columns, sizes)
+                writer = stack.enter_context(leading)
+        with agreed("joined"):
+            if jax.process_index() > 0:
+                writer = stack.enter_context(_joined(folder, manifest))
+        with agreed("written"):
+            if writer.missing():
+                carry_out(writer, Plan(folder / PLAN, columns), way, sizes, report)
+            else:
+                report.say(f"{folder} is complete: nothing to do.")
+        with agreed("finished"):
+            writer.finish()
     return open_store(folder)
 
 
 @contextmanager
-def _opened(
+def _leading(
     folder: Path, manifest: Manifest, work: Iterator[Work], columns: tuple[str, ...], sizes: Sizes
 ) -> Iterator[Writer]:
-    """A writer, after the plan has been made by the first of all processes."""
-    if jax.process_index() > 0:
-        together("planned")
-        there = read_manifest(folder)
-        config = manifest.config | {"text": there.config["text"]}
-        counts = {k: getattr(there, k) for k in ("rows", "documents", "count", "plan_sha256")}
-        with joining(folder, replace(manifest, config=config, **counts)) as writer:
-            yield writer
-        return
+    """A writer, after the plan was made; of a store that is complete, the text is only compared."""
     with held(folder):
-        planned = draft(folder, work, columns, sizes)
-        if planned.rows == 0:
+        if (there := finished(folder)) is not None:
+            rows = scan(work, len(columns), lambda data: None)
+            whole, plan = _as_there(manifest, there, rows.text()), None
+        else:
+            planned = draft(folder, work, columns, sizes)
+            rows, plan = planned.rows, planned.path
+            whole = replace(
+                manifest,
+                rows=len(rows.docs),
+                documents=int(rows.docs.max(initial=-1)) + 1,
+                count=planned.shards,
+                plan_sha256=planned.sha256,
+                config=manifest.config | {"text": rows.text()},
+            )
+        if not len(rows.docs):
             raise BadArgument("`documents` holds no text. Give at least one that is not empty.")
-        text = {
-            "documents": planned.documents,
-            "rows": planned.rows,
-            "tokens": planned.tokens,
-            "sha256": planned.text_sha256,
-        }
-        whole = replace(
-            manifest,
-            rows=planned.rows,
-            documents=planned.documents,
-            count=planned.shards,
-            plan_sha256=planned.sha256,
-            config=manifest.config | {"text": text},
-        )
-        with writing(folder, whole, planned.path) as writer:
-            together("planned")
+        with writing(folder, whole, plan) as writer:
             yield writer
+
+
+@contextmanager
+def _joined(folder: Path, manifest: Manifest) -> Iterator[Writer]:
+    """A writer of shards of the store that the first process planned."""
+    there = read_manifest(folder)
+    with joining(folder, _as_there(manifest, there, there.config.get("text"))) as writer:
+        yield writer
+
+
+def _as_there(manifest: Manifest, there: Manifest, text: Any) -> Manifest:
+    """`manifest` with the counts of a plan that was made before."""
+    counts = {k: getattr(there, k) for k in ("rows", "documents", "count", "plan_sha256")}
+    return replace(manifest, config=manifest.config | {"text": text}, **counts)
 
 
 def _parts_of(model: Any, sampling: Sampling | None) -> tuple[Any, Any, int | None, int | None]:
@@ -199,7 +227,8 @@ def _parts_of(model: Any, sampling: Sampling | None) -> tuple[Any, Any, int | No
     if isinstance(model, Decoder):
         return model, None, model.config.context, model.config.vocab
     if isinstance(model, Uncached):
-        return (model.call if sampling is None else model), None, model.context, None
+        core = model if sampling is not None else partial(model.call, edit={})
+        return core, None, model.context, None
     if not callable(model):
         raise BadArgument(
             f"`model` is {shown(model)}. Give a language model, or a callable of the contract."
@@ -222,16 +251,15 @@ def _kept(
         kind = None
     if kind is None or kind.name not in FLOATS or kind.name == "float64":
         raise BadArgument(f"`dtype` is {shown(dtype)}. Use bfloat16, float16 or float32.")
-    check_whole("stride", stride, 1)
     if isinstance(core, Decoder):
         check_top(top, core.config.vocab)
         names = chosen(layers, core.config.depth)
         dims: dict[int | str, int] = {one: core.config.width for one in names}
     else:
-        check_top(top, None)
-        call = core.call if isinstance(core, Uncached) else core
+        call = partial(core.call, edit={}) if isinstance(core, Uncached) else core
         here = jnp.zeros((1, 1), jnp.int32)
-        states = call(here, here, edit={})[1] if isinstance(core, Uncached) else call(here, here)[1]
+        logits, states = call(here, here)
+        check_top(top, int(np.shape(logits)[-1]))
         names = chosen(list(states) if layers is None else layers, None)
         if absent := [one for one in names if one not in states]:
             raise BadArgument(
@@ -262,6 +290,7 @@ def _most(max_tokens: int | None, context: int | None, budget: int) -> int:
     if max_tokens is None:
         return room
     check_whole("max_tokens", max_tokens, 2)
+    max_tokens = int(max_tokens)
     if max_tokens > room:
         raise BadArgument(
             f"`max_tokens` is {max_tokens}. The context of this model leaves room for {room}."
@@ -284,6 +313,13 @@ def _work(
     if first is None:
         return iter(()), ()
     own, rest = tuple(first.columns), itertools.chain([first], pieces)
+    if wrong := [name for name in own if not isinstance(name, str)]:
+        raise BadArgument(f"`columns` of a document has the name {shown(wrong[0])}. Use a word.")
+    if sampling is not None and (twice := set(own) & set(sampling.columns())):
+        raise BadArgument(
+            f"Prompts have a number called {sorted(twice)[0]!r}, which is what the store calls a "
+            "setting of the sampling. Give it another name, or leave it out."
+        )
     same = (_with_columns(one, own) for one in rest)
     if sampling is not None:
         return sampling.work(same, own), (*own, *sampling.columns())

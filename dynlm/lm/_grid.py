@@ -53,6 +53,8 @@ class Sampling:
         check_whole("samples", self.samples, 1)
         check_whole("budget", self.budget, 1)
         check_whole("seed", self.seed, 0)
+        if self.seed >= 2**63:
+            raise BadArgument(f"`seed` is {self.seed}. Use a number below 2**63.")
         for name, values in self.grid().items():
             low, high, words = LIMITS[name]
             for value in values:
@@ -70,6 +72,15 @@ class Sampling:
             if not found[name]:
                 raise BadArgument(f"`{name}` is an empty list. Give a number, or leave it out.")
         return found
+
+    def as_json(self) -> dict[str, Any]:
+        """All that decides what is sampled, in numbers of one kind."""
+        whole = {name: int(getattr(self, name)) for name in ("samples", "budget", "seed")}
+        stop = None if self.stop is None else [int(k) for k in self.stop]
+        return whole | {
+            "grid": {k: list(map(float, v)) for k, v in self.grid().items()},
+            "stop": stop,
+        }
 
     @property
     def settings(self) -> tuple[str, ...]:

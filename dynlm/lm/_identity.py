@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._io import BadArgument
 from ..store._shard import raw
+from ._foreign import Uncached
 from ._model import LanguageModel
 
 
@@ -23,8 +25,15 @@ def model_identity(model: Any, name: str | None) -> dict[str, Any]:
         revision = source.revision
     else:
         core, revision = model, None
-        called = getattr(model, "__qualname__", type(model).__name__)
-    return {"name": name or called, "revision": revision, "sha256": parameters_digest(core)}
+        function = model.call if isinstance(model, Uncached) else model
+        called = getattr(function, "__qualname__", type(function).__name__)
+    sha256 = parameters_digest(core)
+    if sha256 is None and name is None and "<" in called:
+        raise BadArgument(
+            f"`model` is the function {called}, which cannot be told from others by that. Say what "
+            "it is by `name`, and give it another when it changes."
+        )
+    return {"name": name or called, "revision": revision, "sha256": sha256}
 
 
 def parameters_digest(model: Any) -> str | None:

@@ -115,7 +115,8 @@ class Continuing:
             layers=self.keep.layers,
             top=self.keep.top,
         )
-        states, sound = _kept(sampled.states, sampled.positions, self.keep._replace(stride=1))
+        keep = self.keep._replace(stride=1)
+        states, sound = _kept(sampled.states, sampled.scores, sampled.positions, keep)
         return sampled._replace(states=Layers()), states, sound
 
     def parts(self, plan: Plan, rows: Int[np.ndarray, " row"], begun: Any) -> Parts:
@@ -144,8 +145,8 @@ def named(scores: Scores, keep: Keep) -> dict[str, Any]:
     return found if keep.top else {name: found[name] for name in ("logprobs", "entropies")}
 
 
-def check_sound(keep: Keep, sound: Bool[Array, " layer"]) -> None:
-    """Refuses states that are not finite, or do not fit their type."""
+def check_sound(keep: Keep, sound: Bool[Array, " one"]) -> None:
+    """Refuses states that are not finite, or do not fit their type, and scores that are NaN."""
     bad = [name for name, ok in zip(keep.layers, np.asarray(sound)) if not ok]
     if bad:
         advice = (
@@ -156,6 +157,8 @@ def check_sound(keep: Keep, sound: Bool[Array, " layer"]) -> None:
         raise BadArgument(
             f"States of layer {bad[0]!r} are NaN, infinite or too large for {keep.dtype}. {advice}"
         )
+    if not sound[-1]:
+        raise BadArgument("Log-probabilities of tokens are NaN. Check the logits of the model.")
 
 
 @partial(jax.jit, static_argnames=("rest", "keep"))
@@ -170,7 +173,7 @@ def _read_decoder(
     (decoder,) = join(arrays, rest)
     out = decoder(tokens, positions, layers=keep.layers)
     scores = score_text(lambda x: decoder.unembed(x), out.final, tokens, positions, keep.top)
-    return scores, *_cut(out.states, positions, keep)
+    return scores, *_cut(out.states, scores, positions, keep)
 
 
 def _read(arrays: list[Any], rest: Static, tokens: Array, positions: Array, keep: Keep) -> Any:
@@ -186,8 +189,14 @@ def _call(model: Callable[..., Any], tokens: Array, positions: Array, keep: Keep
             f"{list(states)}."
         )
     chosen = Layers({name: jnp.asarray(states[name]) for name in keep.layers})
+    for what, x in {"logits": logits, **{f"layer {k!r}": x for k, x in chosen.items()}}.items():
+        if np.ndim(x) != 3 or np.shape(x)[:2] != tokens.shape:
+            raise BadArgument(
+                f"The model returns {what} of shape {np.shape(x)} for tokens of {tokens.shape}. "
+                "They must be (batch, time, dim)."
+            )
     scores = _scores(jnp.asarray(logits), tokens, positions, keep.top)
-    return scores, *_kept(chosen, positions, keep)
+    return scores, *_kept(chosen, scores, positions, keep)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -198,16 +207,17 @@ def _scores(
 
 
 def _cut(
-    states: Layers, positions: Int[Array, "batch time"], keep: Keep
-) -> tuple[Layers, Bool[Array, " layer"]]:
-    """The states that are kept, in their type, and by layer whether all are finite."""
+    states: Layers, scores: Scores, positions: Int[Array, "batch time"], keep: Keep
+) -> tuple[Layers, Bool[Array, " one"]]:
+    """The states that are kept, in their type; by layer whether all are finite, and the scores."""
     real = positions[:, :: keep.stride] >= 0
     cut = Layers({k: x[:, :: keep.stride].astype(keep.dtype) for k, x in states.items()})
     sound = [jnp.all(jnp.isfinite(cut[k]) | ~real[:, :, None]) for k in keep.layers]
-    return cut, jnp.stack(sound)
+    scored = jnp.all(~jnp.isnan(scores.logprobs) | (positions <= 0))  # -inf may be right
+    return cut, jnp.stack([*sound, scored])
 
 
-_kept = jax.jit(_cut, static_argnums=2)
+_kept = jax.jit(_cut, static_argnums=3)
 
 
 @jax.jit

@@ -3,7 +3,8 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -16,7 +17,7 @@ from ..store._shard import Shard, raw, shard_parts
 from ._prompts import bucket
 
 POOL = 32  # batches whose rows are sorted by length together
-SPOOL, DRAFT = ".tokens.part", ".plan.part"  # a killed run leaves them; the next removes them
+SPOOL, DRAFT = ".tokens.00000000.part", ".plan.00000000.part"  # left by the killed, then removed
 
 
 @final
@@ -104,75 +105,96 @@ class Plan:
 
 
 @final
+class Rows(NamedTuple):
+    """What is known of all rows but their tokens, and the digest of it with them."""
+
+    offsets: Int[np.ndarray, " ends"]
+    docs: Int[np.ndarray, " row"]
+    prompts: Int[np.ndarray, " row"]
+    columns: Float[np.ndarray, "row column"]
+    sha256: str
+
+    def text(self) -> dict[str, Any]:
+        """What a configuration says of the text."""
+        return {
+            "documents": len(np.unique(self.docs)),
+            "rows": len(self.docs),
+            "tokens": int(self.offsets[-1]),
+            "sha256": self.sha256,
+        }
+
+
+def scan(work: Iterable[Work], columns: int, take: Callable[[memoryview], None]) -> Rows:
+    """Goes through all rows once; `take` is given the tokens of each."""
+    docs, prompts, ends, values = array("q"), array("i"), array("q", [0]), array("d")
+    sha = hashlib.sha256()
+    for one in work:
+        data = raw(np.asarray(one.tokens, np.int32))
+        take(data)
+        sha.update(data)
+        docs.append(one.doc)
+        prompts.append(one.prompt)
+        ends.append(ends[-1] + len(one.tokens))
+        values.extend(one.columns)
+    found = (
+        np.frombuffer(ends, np.int64),
+        np.frombuffer(docs, np.int64),
+        np.frombuffer(prompts, np.int32),
+        np.frombuffer(values, np.float64).reshape(len(docs), columns),
+    )
+    for x in found:
+        sha.update(raw(x))
+    return Rows(*found, sha256=sha.hexdigest())
+
+
+@final
 class Draft(NamedTuple):
     """A plan that lies ready in the folder of its store."""
 
     path: Path
-    rows: int
-    documents: int
-    tokens: int
-    bytes: int
+    rows: Rows
     shards: int
     sha256: str
-    text_sha256: str
 
 
 def draft(folder: Path, work: Iterable[Work], columns: tuple[str, ...], sizes: Sizes) -> Draft:
     """Writes the plan of some rows, of which only numbers are kept in memory, not the tokens."""
-    spool = folder / SPOOL
-    docs, prompts, ends, values = array("q"), array("i"), array("q", [0]), array("d")
-    sha = hashlib.sha256()
-    descriptor = os.open(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        for one in work:
-            data = raw(np.asarray(one.tokens, np.int32))
-            write_all(descriptor, data)
-            sha.update(data)
-            docs.append(one.doc)
-            prompts.append(one.prompt)
-            ends.append(ends[-1] + len(one.tokens))
-            values.extend(one.columns)
-    finally:
-        os.close(descriptor)
-    offsets = np.frombuffer(ends, np.int64)
-    table = np.frombuffer(values, np.float64).reshape(len(docs), len(columns))
-    order, batches = batched(np.diff(offsets), sizes)
-    shards = sharded(np.diff(offsets), order, batches, sizes)
-    tokens = np.memmap(spool, np.int32, "r") if ends[-1] else np.empty(0, np.int32)
+    spool, path = folder / SPOOL, folder / DRAFT
+    with _writing(spool) as descriptor:
+        rows = scan(work, len(columns), lambda data: write_all(descriptor, data))
+    lengths = np.diff(rows.offsets)
+    order, batches = batched(lengths, sizes)
+    shards = sharded(lengths, order, batches, sizes)
+    some = rows.offsets[-1] > 0
+    tokens = np.asarray(np.memmap(spool, np.int32, "r")) if some else np.empty(0, np.int32)
     arrays = {
-        "offsets": offsets,
-        "docs": np.frombuffer(docs, np.int64),
-        "prompts": np.frombuffer(prompts, np.int32),
-        "columns": table,
+        "offsets": rows.offsets,
+        "docs": rows.docs,
+        "prompts": rows.prompts,
+        "columns": rows.columns,
         "order": order,
         "batches": batches,
         "shards": shards,
-        "tokens": np.asarray(tokens),
+        "tokens": tokens,
     }
-    for name in ("offsets", "docs", "prompts", "columns"):
-        sha.update(raw(arrays[name]))
     head, data = shard_parts({name: [x] for name, x in arrays.items()}, {})
     whole = hashlib.sha256()
-    path = folder / DRAFT
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
+    with _writing(path) as descriptor:
         for piece in (*head, *data):
             write_all(descriptor, piece)
             whole.update(piece)
         os.fsync(descriptor)
+    spool.unlink()
+    return Draft(path, rows, len(shards) - 1, whole.hexdigest())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
-    spool.unlink()
-    return Draft(
-        path=path,
-        rows=len(docs),
-        documents=len(np.unique(arrays["docs"])),
-        tokens=ends[-1],
-        bytes=int(sizes.bytes(np.diff(offsets)).sum()),
-        shards=len(shards) - 1,
-        sha256=whole.hexdigest(),
-        text_sha256=sha.hexdigest(),
-    )
 
 
 def batched(lengths: Int[np.ndarray, " row"], sizes: Sizes) -> tuple[Any, Any]:

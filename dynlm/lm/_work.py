@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -17,9 +17,10 @@ from ..store._format import COLUMN, LAYER
 from ..store._shard import OFFSETS, STATE_OFFSETS
 from ..store._writer import Writer
 from ._passes import Parts, Pass
-from ._plan import Plan, Sizes
+from ._plan import Plan, Sizes, Work
 
 FEW = 3  # batches, for which no time is estimated
+PATIENCE = 5.0  # seconds in which nothing is said
 
 
 @final
@@ -65,23 +66,32 @@ class Report:
             print(f"export: {text}", file=sys.stderr, flush=True)
 
 
+def watched(work: Iterable[Work], report: Report) -> Iterator[Work]:
+    """The same rows; says now and then how many have been tokenised."""
+    rows, tokens, said = 0, 0, time.monotonic()
+    for one in work:
+        rows, tokens = rows + 1, tokens + len(one.tokens)
+        if time.monotonic() - said > PATIENCE:
+            report.say(f"reading the text: {counted(rows, 'row')}, {tokens:,} tokens so far")
+            said = time.monotonic()
+        yield one
+
+
 def carry_out(writer: Writer, plan: Plan, way: Pass, sizes: Sizes, report: Report) -> None:
     """Computes every shard that is not there yet, and that falls to this process."""
     missing = writer.missing()
     mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
     there = writer.manifest.count - len(missing)
-    if not missing:
-        report.say(f"{report.folder} is complete: nothing to do.")
-    elif there:
+    if there:
         report.say(f"{there} of {writer.manifest.count} shards are there; going on with the rest.")
     if not mine:
         return
     todo = left(plan, mine, sizes)
     check_space(writer.folder, todo, report)
+    started, done = time.monotonic(), 0
     with memory():
         first = announce(plan, todo, way, sizes, report)
-    started, done = time.monotonic(), 0
-    with progress("export", int(todo.tokens.sum()), quiet=report.quiet) as advance, memory():
+    with progress("tokens", int(todo.tokens.sum()), quiet=report.quiet) as advance, memory():
         shard: Parts = {}
         for place, rows, begun in ahead(plan, todo, way, first):
             parts = way.parts(plan, rows, begun)
@@ -89,14 +99,15 @@ def carry_out(writer: Writer, plan: Plan, way: Pass, sizes: Sizes, report: Repor
                 shard.setdefault(name, []).extend(arrays)
             shard.setdefault("rows", []).append(np.asarray(rows, np.int64))
             done += sum(map(len, parts["tokens"]))
-            rate = done / (time.monotonic() - started)
-            advance(int(todo.tokens[place]), f"{rate:,.0f} tokens/s")
+            advance(int(todo.tokens[place]))
             if todo.last[place]:
                 writer.put(int(todo.shards[place]), finished(shard, plan, sizes.stride))
                 shard = {}
         writer.wait()
-    seconds = time.monotonic() - started
-    report.say(f"{done:,} tokens in {duration(seconds)}, {done / seconds:,.0f} tokens/s.")
+    seconds = max(time.monotonic() - started, 1e-9)
+    report.say(
+        f"{done:,} tokens in {duration(seconds)}, {done / seconds:,.0f} tokens/s with compilation."
+    )
 
 
 def left(plan: Plan, shards: list[int], sizes: Sizes) -> Todo:
@@ -163,8 +174,9 @@ def announce(plan: Plan, todo: Todo, way: Pass, sizes: Sizes, report: Report) ->
     batches, shards = len(todo.numbers), len(np.unique(todo.shards))
     rows = int((plan.batches[todo.numbers + 1] - plan.batches[todo.numbers]).sum())
     most = "" if report.exact else "at most "
+    mine = "" if jax.process_count() == 1 else "for this process: "
     report.say(
-        f"{counted(rows, 'row')}, {most}{int(todo.tokens.sum()):,} tokens, "
+        f"{mine}{counted(rows, 'row')}, {most}{int(todo.tokens.sum()):,} tokens, "
         f"{most}{readable(int(todo.bytes.sum()))} in {counted(shards, 'shard')} to {report.folder}"
     )
     first = plan.batch(int(todo.numbers[0]))
@@ -211,9 +223,26 @@ def memory() -> Iterator[None]:
         ) from error
 
 
-def together(moment: str) -> None:
-    """Waits until all processes have come so far."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+@contextmanager
+def agreed(moment: str) -> Iterator[None]:
+    """All processes come so far, or none goes on."""
+    try:
+        yield
+    except Exception:
+        meet(moment, sound=False)
+        raise
+    if not meet(moment):
+        raise BadArgument(
+            f"Another of the processes could not go on before all had {moment}; it says why. What "
+            "was written is sound: start all of them again."
+        )
 
-        multihost_utils.sync_global_devices(f"dynlm export: {moment}")
+
+def meet(moment: str, *, sound: bool = True) -> bool:
+    """Waits until all processes have come so far; whether all are well."""
+    if jax.process_count() == 1:
+        return sound
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(f"dynlm export: {moment}")
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(sound))))

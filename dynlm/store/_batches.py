@@ -20,7 +20,7 @@ BLOCK = 4096  # places whose order is computed at once: alone, a batch's would t
 class Batches:
     """Shuffled batches for training, as a function of the number of the step.
 
-        batches = dynlm.Batches(windows, 256, seed=0)
+        batches = Batches(windows, 256, seed=0)
         batches.at(1000)                           # the same whenever and wherever it is asked for
         for step, batch in batches.since(1000):    # so training goes on where it stopped
             ...
@@ -94,12 +94,13 @@ class Batches:
 
     def _order(self, epoch: int, block: int) -> Int64[np.ndarray, " window"]:
         """A block of the order of an epoch; the one asked for last is kept."""
-        if self._last[0] != (epoch, block):
+        which, order = self._last  # read once: another thread may put its own there
+        if which != (epoch, block):
             n, start = len(self.windows), block * BLOCK
             key = int(mixed(self.seed, epoch)[0])
             order = shuffled(n, key, np.arange(start, min(start + BLOCK, n)))
             self._last = (epoch, block), order
-        return self._last[1]
+        return order
 
 
 def _checked(step: int) -> int:

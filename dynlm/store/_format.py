@@ -15,7 +15,7 @@ from .._fields import brief
 from .._io import BadArgument
 
 Name = int | str  # of a layer
-MANIFEST, PLAN = "manifest.json", "plan.safetensors"
+MANIFEST, PLAN, PROJECTIONS = "manifest.json", "plan.safetensors", "projections"
 REVISIONS = "revisions.json"  # in a folder of several stores
 FORMAT, VERSION = "dynlm store", 1
 FLOATS = {
@@ -97,13 +97,8 @@ class Manifest:
     @property
     def run(self) -> str:
         """Digest of all that decides the shards' bytes; each shard carries it."""
-        empty = replace(self, shards=(), complete=False)
-        return digest(_json(_body(empty)))
-
-    @property
-    def digest(self) -> str:
-        """Digest of what the shards hold."""
-        return digest("\n".join(one.data_sha256 for one in self.shards).encode())
+        body = _body(replace(self, shards=(), complete=False))
+        return digest(json.dumps(body, sort_keys=True).encode())
 
 
 def shard_name(number: int) -> str:
@@ -152,6 +147,16 @@ def read_manifest(folder: Path) -> Manifest:
             raise BadArgument(
                 f"{folder} holds several stores. Open them by `open_revisions`, or one of the "
                 "folders in it."
+            ) from None
+        if any(folder.glob("shard-*.safetensors")):
+            raise BadArgument(
+                f"{folder} holds shards, but no {MANIFEST}. Run the command that made it again: it "
+                "keeps those that are sound."
+            ) from None
+        if (folder / PLAN).exists() or any(folder.glob(".*.part")):
+            raise BadArgument(
+                f"{folder} holds no store yet: an export had only begun to plan it. Run the same "
+                "command again."
             ) from None
         raise BadArgument(
             f"{folder} holds no store: there is no {MANIFEST} in it. Give the folder that "

@@ -85,6 +85,8 @@ def from_arrays(
         plan_sha256=None,
         split={"seed": split_seed, "shares": dict(shares)},
         config={
+            "dtype": items.dtype.name,
+            "layers": list(items.dims),
             "import": {"rows": len(items), "steps": int(lengths.sum()), "sha256": sha256},
             "shard_bytes": shard_bytes,
         },

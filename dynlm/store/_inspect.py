@@ -53,6 +53,7 @@ def summary(store: Store) -> dict[str, Any]:
             for name, dim in store.dims.items()
         ],
         "columns": {name: _extent(store.column(name)) for name in store.columns},
+        "split": manifest.split,
         "splits": _splits(store),
         "logprob": _logprob(store),
     }
@@ -77,7 +78,9 @@ def table(found: dict[str, Any]) -> str:
         ]
         lines += ["", *_grid(["split", "documents", "rows", "states"], rows)]
     else:
-        lines += ["", "  There are too few documents to split as the store says."]
+        there = counted(found["documents"]["planned"], "document")
+        needed = sum(share > 0 for share in found["split"]["shares"].values())
+        lines += ["", f"  {there}; {needed} are needed to split them as the store says."]
     return "\n".join(lines)
 
 
@@ -218,16 +221,15 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     every = "" if found["stride"] == 1 else f", one of {found['stride']} tokens"
     facts.append(("states", f"{found['states']:,} a layer, {found['dtype']}{every}"))
     if found["lengths"]:
-        facts.append(
-            ("lengths", "   ".join(f"{name} {x:,.4g}" for name, x in found["lengths"].items()))
-        )
+        marks = "  ".join(f"{name} {_amount(x)}" for name, x in found["lengths"].items())
+        facts.append(("states/row", marks))
     if (one := found["logprob"]) is not None:
         after = " after the prompts" if one["after_prompts"] else ""
         facts.append(
             (
                 "log-prob.",
                 f"{_short(one['mean'])} a token, perplexity {_short(one['perplexity'])}, over "
-                f"{one['tokens']:,} tokens{after}",
+                f"{counted(one['tokens'], 'token')}{after}",
             )
         )
     return facts
@@ -236,9 +238,10 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _sampled(sampling: dict[str, Any]) -> str:
     """The settings that were used, as they are called."""
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-    used = [f"{k} {_listed(sampling[k])}" for k in names if sampling.get(k) is not None]
+    grid = sampling.get("grid", {})
+    used = [f"{k} {_listed(grid[k])}" for k in names if grid.get(k) is not None]
     many = counted(sampling["samples"], "sample")
-    return f"{many} of at most {sampling['budget']} tokens; {', '.join(used)}"
+    return f"{many} of at most {counted(sampling['budget'], 'token')}; {', '.join(used)}"
 
 
 def _listed(value: Any) -> str:
@@ -267,6 +270,11 @@ def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
         "  " + row[0].ljust(widths[0]) + "".join(f"  {x:>{n}}" for x, n in zip(row[1:], widths[1:]))
         for row in [head, *rows]
     ]
+
+
+def _amount(x: float) -> str:
+    """Four digits, or all before the point where there are more."""
+    return f"{x:,.4g}" if x < 1000 else f"{x:,.0f}"
 
 
 def _short(x: float | None) -> str:

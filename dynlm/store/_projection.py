@@ -1,7 +1,5 @@
 """`Projection`: states centred, scaled and turned into few components, and back again."""
 
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +13,16 @@ from jaxtyping import Array, Float
 
 from .._fields import brief, shown
 from .._io import BadArgument, write_atomic
-from .._safetensors import header, mapped
 from .._types import State
 from ._format import Name
 from ._reader import Store
+from ._sealed import sealed, unsealed
 from ._writer import trouble
 
 Component = Float[Array, " kept"]
 
 BLOCK = 2**24  # numbers that are read at a time, unless that is very few or very many states
-FOLDER, SUFFIX, FORMAT = "projections", ".safetensors", 1
+FOLDER, SUFFIX = "projections", ".safetensors"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -129,15 +127,12 @@ def save_projection(store: Store, name: str, projection: Projection) -> Path:
 
     One of the same name is replaced.
     """
-    from safetensors.numpy import save
-
     path = _path(store, name)
     _refuse_foreign(store, f"`projection` ({shown(name)})", projection.fit)
-    arrays = {k: np.ascontiguousarray(x) for k, x in _named(projection).items() if x is not None}
+    arrays = {k: np.asarray(x) for k, x in _named(projection).items() if x is not None}
     fit = projection.fit._asdict() | {"layers": list(projection.fit.layers)}
-    notes = {"format": FORMAT, "fit": fit, "sha256": _digest(fit, arrays)}
     with trouble(path.parent):
-        write_atomic(path, save(arrays, metadata={"projection": json.dumps(notes)}))
+        write_atomic(path, sealed(arrays, fit))
     return path
 
 
@@ -155,17 +150,13 @@ def load_projection(store: Store, name: str) -> Projection:
             "with `fit_projection`, and keep it with `save_projection`."
         )
     try:
-        found = header(path)
-        notes = json.loads(found.metadata["projection"])
-        if (version := notes["format"]) != FORMAT:
-            raise BadArgument(f"it is of version {shown(version)}, and {FORMAT} is read here")
-        arrays = {k: np.array(mapped(one)) for k, one in found.tensors.items()}
-        if _digest(notes["fit"], arrays) != notes["sha256"]:
-            raise BadArgument("its bytes are not what was written")
-        fit = Fit(**notes["fit"] | {"layers": tuple(notes["fit"]["layers"])})
+        arrays, notes = unsealed(path)
+        fit = Fit(**notes | {"layers": tuple(notes["layers"])})
         whole: dict[str, Any] = {"basis": None} | {k: jnp.asarray(x) for k, x in arrays.items()}
         projection = Projection(**whole, fit=fit)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except BadArgument as error:
+        raise BadArgument(f"{error}. Fit and save it again.") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise BadArgument(
             f"{path} cannot be used: {brief(error, 200)}. Fit and save it again."
         ) from None
@@ -216,14 +207,6 @@ def _path(store: Store, name: str) -> Path:
             "of them a letter, a digit or `_`."
         )
     return store.folder / FOLDER / f"{name}{SUFFIX}"
-
-
-def _digest(fit: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    sha = hashlib.sha256(json.dumps(fit, sort_keys=True).encode())
-    for name in sorted(arrays):
-        x = arrays[name]
-        sha.update(f"{name} {x.dtype.name} {x.shape}".encode() + x.tobytes())
-    return sha.hexdigest()
 
 
 def _refuse_foreign(store: Store, what: str, fit: Fit) -> None:

@@ -14,7 +14,19 @@ from jaxtyping import Float, Int
 from .._fields import brief, shown
 from .._io import BadArgument, progress
 from ..trajectory import Trajectory
-from ._format import COLUMN, FLOATS, PLAN, Manifest, Name, file_digest, read_manifest, tensor_name
+from ._format import (
+    COLUMN,
+    FLOATS,
+    PLAN,
+    PROJECTIONS,
+    Manifest,
+    Name,
+    digest,
+    file_digest,
+    read_manifest,
+    tensor_name,
+)
+from ._sealed import unsealed
 from ._shard import Shard, fault
 from ._split import split_docs
 
@@ -90,6 +102,7 @@ class Store:
         self._starts = [0, *itertools.accumulate(record.rows for record in sound)]
         numbers = self._gathered("rows", np.int64)
         self._at = np.argsort(numbers, kind="stable")
+        self._digest = digest("\n".join(one.data_sha256 for one in sound).encode())
         self._names = {name: tensor_name(name) for name in manifest.layers}
 
     def __len__(self) -> int:
@@ -131,8 +144,8 @@ class Store:
 
     @property
     def digest(self) -> str:
-        """Digest of all that the shards hold."""
-        return self.manifest.digest
+        """Digest of what the shards hold that can be read."""
+        return self._digest
 
     @cached_property
     def rows(self) -> Int[np.ndarray, " row"]:
@@ -216,12 +229,15 @@ class Store:
             layers: Numbered layers in rising order; by default all that the store has.
                 `"final"` is none of them: it is the last layer once more, after a norm.
         """
-        chosen = [k for k in self.layers if isinstance(k, int)] if layers is None else list(layers)
-        if not chosen or any(not isinstance(k, int) for k in chosen):
+        names: list[Any] = (
+            [k for k in self.layers if isinstance(k, int)] if layers is None else list(layers)
+        )
+        if not names or any(isinstance(k, str) for k in names) or np.any(np.diff(names) <= 0):
             raise BadArgument(
                 f"`layers` is {shown(layers)} and the store has {list(self.layers)}. A path along "
-                "depth goes through numbered layers."
+                "depth goes through numbered layers, in rising order."
             )
+        chosen = [int(k) for k in names]
         count = self.lengths[row]
         if not -count <= token < count:
             raise BadArgument(
@@ -273,18 +289,23 @@ class Store:
     def verify(self, *, quiet: bool = True) -> list[str]:
         """Reads every byte, and says what is not as it was written, one sentence each."""
         wrong = []
-        total = sum(one.bytes for one in self.manifest.shards)
-        with progress("verify", max(total, 1), quiet=quiet) as advance:
-            for record in self.manifest.shards:
+        sizes = [one.bytes // 10**6 + 1 for one in self.manifest.shards]
+        with progress("verify, MB", max(sum(sizes), 1), quiet=quiet) as advance:
+            for record, size in zip(self.manifest.shards, sizes):
                 if (why := fault(self.folder, record, whole=True)) is not None:
                     wrong.append(why)
-                advance(record.bytes)
+                advance(size)
         if (sha := self.manifest.plan_sha256) is not None:
             try:
                 if file_digest(self.folder / PLAN) != sha:
                     wrong.append(f"{PLAN} is not what was written")
             except OSError as error:
                 wrong.append(f"{PLAN} cannot be read: {error.strerror or error}")
+        for path in sorted((self.folder / PROJECTIONS).glob("*.safetensors")):
+            try:
+                unsealed(path)
+            except BadArgument as error:
+                wrong.append(f"{PROJECTIONS}/{path.name} is damaged: {brief(error, 200)}")
         return wrong
 
     def _row(self, row: int) -> Row:
@@ -317,7 +338,7 @@ class Store:
 
     def _over(self, at: Int[np.ndarray, " row"]) -> "Store":
         other = object.__new__(Store)
-        shared = ("folder", "manifest", "damaged", "_shard", "_starts", "_names")
+        shared = ("folder", "manifest", "damaged", "_shard", "_starts", "_names", "_digest")
         vars(other).update({name: vars(self)[name] for name in shared}, _at=at)
         return other
 

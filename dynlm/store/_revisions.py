@@ -20,7 +20,7 @@ LONGEST = 200  # bytes of a folder's name
 def open_revisions(folder: str | Path) -> dict[str, Store]:
     """The stores of a folder of revisions by name, in the order in which they were asked for.
 
-        stores = dynlm.open_revisions("checkpoints")       # {"step0": <Store ...>, ...}
+        stores = dynlm.store.open_revisions("checkpoints")   # {"step0": <Store ...>, ...}
 
     One that is missing, incomplete or damaged is named in a warning; what there is of it can be
     read.
@@ -59,9 +59,10 @@ def write_revisions(folder: str | Path, names: Sequence[str]) -> None:
     """Says in a folder which revisions it is to hold, before there are any.
 
     More may be added to those of an earlier call, at any place: `names` is the order of the axis.
+    Those that have no folder yet may be dropped.
 
     Raises:
-        BadArgument: The folder holds others, or something else.
+        BadArgument: The folder holds stores of others, or something else.
     """
     folder = Path(folder)
     names = list(names)
@@ -73,10 +74,11 @@ def write_revisions(folder: str | Path, names: Sequence[str]) -> None:
     there = read_revisions(folder) if (folder / REVISIONS).exists() else []
     if there == names:
         return
-    if gone := [name for name in there if name not in names]:
+    begun = [name for name in there if os.path.lexists(folder / folder_name(name))]
+    if gone := [name for name in begun if name not in names]:
         raise BadArgument(
-            f"{folder} holds the revisions {', '.join(there)}, and `names` lacks {gone[0]}. Name "
-            "these and more, or use another folder."
+            f"{folder} holds stores of the revisions {', '.join(begun)}, and `names` lacks "
+            f"{gone[0]}. Name these and more, or use another folder."
         )
     try:
         present = sorted(os.listdir(folder)) if folder.exists() else []

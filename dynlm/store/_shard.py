@@ -10,7 +10,6 @@ from typing import final
 import ml_dtypes
 import numpy as np
 
-from .._fields import brief
 from .._io import CHUNK, BadArgument, write_atomic
 from .._safetensors import header
 from ._format import Record, digest, shard_name
@@ -120,6 +119,14 @@ def record_of(folder: Path, number: int, run: str) -> Record | None:
         return None
 
 
+def run_of(folder: Path, number: int) -> str | None:
+    """The digest of what made a shard, by its header; None if that is damaged."""
+    try:
+        return header(folder / shard_name(number)).metadata.get("run")
+    except (BadArgument, OSError):
+        return None
+
+
 def fault(folder: Path, record: Record, *, whole: bool) -> str | None:
     """What is wrong with a shard, in a sentence, or None; `whole`: after reading every byte."""
     path = folder / record.file
@@ -140,8 +147,8 @@ def fault(folder: Path, record: Record, *, whole: bool) -> str | None:
         return f"{record.file} is missing"
     except OSError as error:
         return f"{record.file} cannot be read: {error.strerror or error}"
-    except BadArgument as error:
-        return f"{record.file} is damaged: {brief(error, 200)}"
+    except BadArgument:
+        return f"the header of {record.file} is damaged"
     if sha.hexdigest() != record.data_sha256:
         return f"the data of {record.file} are not what was written"
     return None

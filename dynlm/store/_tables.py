@@ -62,13 +62,13 @@ def read_series(
     path = Path(path)
     if isinstance(columns, str):
         raise BadArgument(f"`columns` is {shown(columns)}. Pass a list of names.")
-    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    kind = _kind(path)
+    if path.is_dir():
+        raise BadArgument(f"{path} is a folder. Pass the files in it.")
     if kind not in TEXT and path.suffix.lower() not in ARRAYS:
         raise BadArgument(
             f"{path} is of no kind that can be read. Pass .csv or .tsv (also .gz), .npy or .npz."
         )
-    if path.is_dir():
-        raise BadArgument(f"{path} is a folder. Pass the files in it.")
     if kind in TEXT:
         return _text(path, TEXT[kind], time, path_column, columns)
     if path_column is not None:
@@ -88,6 +88,16 @@ def read_series(
             "several files, or choose `columns` that all have."
         )
     return found
+
+
+def names_of(path: Path) -> list[str]:
+    """The names of the columns of a table of text; none, if the file is no such table."""
+    kind = _kind(path)
+    return Reader(path, TEXT[kind]).header()[0] if kind in TEXT and path.is_file() else []
+
+
+def _kind(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _choose(

@@ -37,7 +37,7 @@ class Rows(Protocol):
 class Windows:
     """All windows of `length` states over the rows of a store, numbered from 0.
 
-        windows = dynlm.Windows(store.split("train"), 3, length=64)
+        windows = Windows(store.split("train"), 3, length=64)
         windows[0]                     # a Trajectory of 64 steps
         windows.gather([5, 900, 31])   # three of them, stacked
         windows.steps                  # how many transitions they hold

@@ -13,6 +13,7 @@ from .._io import BadArgument, remove_parts, write_atomic
 from ._format import (
     MANIFEST,
     PLAN,
+    PROJECTIONS,
     SHARD,
     Manifest,
     differences,
@@ -21,10 +22,10 @@ from ._format import (
     read_manifest,
     shard_name,
 )
-from ._shard import Parts, fault, record_of, write_shard
+from ._shard import Parts, fault, record_of, run_of, write_shard
 
-PROJECTIONS = "projections"
 SHOWN = 6  # differences that a message lists
+OFTEN = 64  # the manifest lacks at most this part of the shards that are there
 AGAIN = "Nothing that was written is lost: run the same command again when that is mended."
 
 
@@ -46,6 +47,7 @@ class Writer:
         self.folder, self.manifest, self.leader = folder, manifest, leader
         self.run = manifest.run
         self.records = {one.number: one for one in manifest.shards}
+        self.published = len(self.records)
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="store")
         self.waiting: Future | None = None
 
@@ -88,7 +90,10 @@ class Writer:
         if self.leader:
             self._gather()
             self.manifest = self.manifest.with_shards(self.records)
-            self._publish()
+            # Else ten thousand shards would spend their time on writing lists of one another. Those
+            # that the manifest does not name yet are found again by their headers.
+            if len(self.records) - self.published > len(self.records) // OFTEN:
+                self._publish()
 
     def _gather(self) -> None:
         """Shards that other processes have finished meanwhile."""
@@ -98,6 +103,7 @@ class Writer:
 
     def _publish(self) -> None:
         write_atomic(self.folder / MANIFEST, manifest_bytes(self.manifest))
+        self.published = len(self.manifest.shards)
 
 
 @contextmanager
@@ -109,15 +115,20 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         BadArgument: Another process writes to this folder, or it holds something else.
     """
+    if folder.exists() and not folder.is_dir():
+        raise BadArgument(f"{folder} is a file. Choose a folder for the store.")
     with trouble(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             _refuse_strangers(folder)
             remove_parts(folder)
+            remove_parts(folder / PROJECTIONS)
             try:
                 yield
             finally:
                 remove_parts(folder)
+                if not os.listdir(folder):  # nothing came of it
+                    folder.rmdir()
 
 
 @contextmanager
@@ -142,6 +153,7 @@ def joining(folder: Path, manifest: Manifest) -> Iterator[Writer]:
     with trouble(folder):
         there = read_manifest(folder)
         _refuse_other(folder, there, manifest)
+        _refuse_versions(folder, there, manifest)
         writer = Writer(folder, there, leader=False)
         try:
             yield writer
@@ -154,19 +166,20 @@ def begin(folder: Path, manifest: Manifest, plan: Path | None) -> Manifest:
     try:
         there = read_manifest(folder) if (folder / MANIFEST).exists() else None
     except BadArgument:  # it was torn; the shards carry the digest of what made them
-        if not _ours(folder, manifest):
-            raise
         there = None
-    if there is not None:
+    if there is None:
+        _refuse_foreign(folder, manifest.run)
+    else:
         _refuse_other(folder, there, manifest)
     records = {} if there is None else {one.number: one for one in there.shards}
     records = {k: one for k, one in records.items() if fault(folder, one, whole=False) is None}
     if there is not None and there.complete and len(records) == there.count:
-        if plan is not None and not _same(folder / PLAN, there.plan_sha256):
+        if plan is not None:
             os.replace(plan, folder / PLAN)
         return there
     if there is not None:
         _refuse_versions(folder, there, manifest)
+        manifest = there  # what is equal may still be written in another way, as 1 and 1.0
     for number in sorted(present(folder) - set(records)):
         record = record_of(folder, number, manifest.run)
         if record is not None and fault(folder, record, whole=True) is None:
@@ -176,9 +189,20 @@ def begin(folder: Path, manifest: Manifest, plan: Path | None) -> Manifest:
     if plan is not None:
         os.replace(plan, folder / PLAN)
     began = manifest.with_shards(records)
-    if there != began:
+    if there is None or there != began:
         write_atomic(folder / MANIFEST, manifest_bytes(began))
     return began
+
+
+def finished(folder: Path) -> Manifest | None:
+    """The manifest of a store that is complete, with a sound plan and shards by their headers."""
+    try:
+        there = read_manifest(folder)
+    except BadArgument:
+        return None
+    sound = all(fault(folder, one, whole=False) is None for one in there.shards)
+    plan = there.plan_sha256 is None or _same(folder / PLAN, there.plan_sha256)
+    return there if there.complete and sound and plan else None
 
 
 def present(folder: Path) -> set[int]:
@@ -216,6 +240,8 @@ def trouble(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(folder)):
+            raise  # it is another file's, one of those that are read
         why = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             why = "there is no space left"
@@ -257,7 +283,7 @@ def _refuse_strangers(folder: Path) -> None:
     strange = [
         name
         for name in names
-        if name not in known and not SHARD.fullmatch(name) and not _is_part(name)
+        if name not in known and not SHARD.fullmatch(name) and not name.startswith(".")
     ]
     if strange:
         raise BadArgument(
@@ -265,11 +291,13 @@ def _refuse_strangers(folder: Path) -> None:
         )
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".part")
-
-
-def _ours(folder: Path, manifest: Manifest) -> bool:
-    """Whether the shards beside a torn manifest were made by this configuration."""
-    found = [record_of(folder, number, manifest.run) for number in present(folder)]
-    return any(one is not None for one in found) or not found
+def _refuse_foreign(folder: Path, run: str) -> None:
+    """Shards without a manifest that were made in another way; somebody may want them."""
+    for number in sorted(present(folder)):
+        other = run_of(folder, number)
+        if other is not None and other != run:
+            raise BadArgument(
+                f"{folder} has no sound {MANIFEST}, and its {shard_name(number)} was made with "
+                "other settings, or by other versions of the programs. Use those again, which "
+                "mends it, or another folder."
+            )
