@@ -21,9 +21,8 @@ class Batches:
     """Shuffled batches for training, as a function of the number of the step.
 
         batches = Batches(windows, 256, seed=0)
-        batches.at(1000)                           # the same whenever and wherever it is asked for
-        for step, batch in batches.since(1000):    # so training goes on where it stopped
-            ...
+        batches.at(1000)           # the same whenever and wherever it is asked for
+        batches.since(1000)        # iterates from there: training goes on where it stopped
 
     Each epoch is a new order of all windows. The epochs follow each other without a gap, and step
     k takes the places k size, ..., (k + 1) size - 1 of the whole: every batch is full, and every
