@@ -38,10 +38,10 @@ READ_TURNS, READ_LIMIT = 5, 10.0  # turns for each that is asked for; seconds of
 GROWTH = 1.1  # of the peak, with 16 times as many documents
 FULL: dict[str, Any] = dict(
     reads=reads.Size(1090, 400),
-    text=(1200, 32, 256),
+    text=(1600, 32, 256),
     prompts=(768, 8, 8),
     budget=48,
-    shard_bytes=2**25,
+    shard_bytes=2**26,
     memory=(1000, (1, 4, 16)),
     many=reads.Size(100_000, 0, width=8, shortest=2, longest=6, shard_rows=5000),
 )
