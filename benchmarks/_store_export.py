@@ -68,8 +68,11 @@ def rows(
         builds[FORWARD] = lambda: Run(lambda: _forward(model, given))
     else:
         builds[ALONE] = lambda: Run(lambda: _sampling_alone(seen))
-    again = lambda: lm.export(model, texts, first.folder, **settings)  # noqa: E731
-    return builds | {DISK: disk, AGAIN: lambda: Run(again)}, first
+
+    def again() -> Run:
+        return Run(lambda: lm.export(model, texts, first.folder, **settings))
+
+    return builds | {DISK: disk, AGAIN: again}, first
 
 
 def in_turns(builds: dict[str, Build], folder: Path, *, repeat: int, limit: float) -> Rows:

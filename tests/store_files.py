@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynlm.cli import main
 from dynlm.lm._export import export
 from dynlm.lm._foreign import Uncached
 from dynlm.lm._grid import Sampling
@@ -46,6 +47,15 @@ def drawn(folder: Path) -> Any:
     sampling = Sampling(2, 6, temperature=(0.5, 1.0), stop=(3,))
     usual: dict[str, Any] = dict(batch_tokens=64, shard_bytes=900, quiet=True, name="tiny")
     return export(model, [[1, 2], [4], [5, 6, 7]], folder, sampling=sampling, **usual)
+
+
+def run(*arguments: Any) -> Any:
+    """The exit code of a command."""
+    try:
+        main(list(map(str, arguments)))
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,9 +7,9 @@ import warnings
 
 import numpy as np
 import pytest
+from store_files import run
 
 from dynlm import lm
-from dynlm.cli import main
 from dynlm.lm import Sampling, export
 from dynlm.store import fit_projection, save_projection
 from dynlm.store._reader import open_store
@@ -32,15 +32,6 @@ def here(tmp_path, monkeypatch):
     rows = [{"prompt": f"Q{k}?", "response": text, "score": k} for k, text in enumerate(TEXTS)]
     (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
-
-
-def run(*arguments):
-    """The exit code of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return end.code
-    return 0
 
 
 def read(out, *more, quiet=True):

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from store_files import run
 
 from dynlm._commands import _common
 from dynlm._commands._export import Export
 from dynlm._commands._import import Import
 from dynlm._commands._revised import choices
 from dynlm._io import BadArgument
-from dynlm.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,6 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "qa.jsonl").write_text(json.dumps({"prompt": "Why?", "response": "So."}) + "\n")
     return tmp_path
-
-
-def run(*arguments):
-    """The exit code of a command."""
-    try:
-        main(list(map(str, arguments)))
-    except SystemExit as end:
-        return end.code
-    return 0
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def carry_out(writer: Writer, plan: Plan, way: Pass, sizes: Sizes, report: Repor
             done += sum(map(len, parts["tokens"]))
             advance(int(todo.tokens[place]))
             if todo.last[place]:
-                writer.put(int(todo.shards[place]), finished(shard, plan, sizes.stride))
+                writer.put(int(todo.shards[place]), tensors(shard, plan, sizes.stride))
                 shard = {}
         writer.wait()
     seconds = max(time.monotonic() - started, 1e-9)
@@ -147,7 +147,7 @@ def ahead(
         yield here
 
 
-def finished(shard: Parts, plan: Plan, stride: int) -> Parts:
+def tensors(shard: Parts, plan: Plan, stride: int) -> Parts:
     """A shard's tensors, with where each row begins and what belongs to it."""
     rows = np.concatenate(shard["rows"])
     states = next(arrays for name, arrays in shard.items() if name.startswith(LAYER))
