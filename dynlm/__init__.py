@@ -5,10 +5,24 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import baselines as baselines
 from . import diffusions as diffusions
 from . import drifts as drifts
+from . import laws as laws
+from . import losses as losses
+from . import predict as predict
 from . import problems as problems
+from . import specs as specs
+from . import stats as stats
 from . import store as store
+from . import train as train
+from ._fit import Adam as Adam
+from ._fit import fit as fit
+from ._judge import Verdict as Verdict
+from ._judge import judge as judge
+from ._run import Law as Law
+from ._run import Run as Run
+from ._run import load_run as load_run
 from .sde import SDE as SDE
 from .sde import Langevin as Langevin
 from .simulate import RESULTS as RESULTS

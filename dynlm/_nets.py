@@ -6,7 +6,7 @@ on it knows its noise class.
 
 import math
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import equinox as eqx
 import jax
@@ -161,3 +161,34 @@ def field(
         f"`on` is {on!r} for an array of shape {shape}. Use 'nothing', 'time' or 'state'; "
         "'component' is for `Diagonal` only."
     )
+
+
+@final
+class Lowered(eqx.Module):
+    """A linear layer whose product is computed in fewer bits; what goes in and out is not."""
+
+    linear: eqx.nn.Linear
+    dtype: str = eqx.field(static=True)
+
+    @property
+    def weight(self) -> Array:
+        return self.linear.weight
+
+    @property
+    def bias(self) -> Array | None:
+        return self.linear.bias
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        lower = jnp.dtype(self.dtype)
+        y = (self.linear.weight.astype(lower) @ x.astype(lower)).astype(x.dtype)
+        return y if self.linear.bias is None else y + self.linear.bias
+
+
+def lowered(tree: Any, dtype: Any) -> Any:
+    """`tree` with every linear layer in it computing its product in `dtype`."""
+
+    def is_linear(x: Any) -> bool:
+        return isinstance(x, eqx.nn.Linear)
+
+    name = str(jnp.dtype(dtype))
+    return jax.tree.map(lambda x: Lowered(x, name) if is_linear(x) else x, tree, is_leaf=is_linear)

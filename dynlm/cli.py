@@ -1,4 +1,4 @@
-"""The command line: `dynlm demo`, `dynlm export`, `dynlm inspect`, `dynlm import`."""
+"""The command line: `dynlm demo`, `export`, `inspect`, `import`, `fit`."""
 
 import os
 import sys
@@ -16,6 +16,8 @@ Examples:
                                       the same while it samples
   dynlm inspect store --verify        what a store holds, and whether it is sound
   dynlm import walks.csv --out walks  a store of time series that you have
+  dynlm fit store --layer 3 --dim 16 --out run
+                                      a neural SDE of them, and its scores beside baselines
 
 Each command has its own --help.
 """
@@ -58,7 +60,7 @@ def _run(arguments: list[str]) -> None:
     import tyro
 
     from . import _demo
-    from ._commands import _export, _import, _inspect
+    from ._commands import _export, _fit, _import, _inspect
     from ._commands._common import as_typed
     from ._io import BadArgument
 
@@ -67,7 +69,10 @@ def _run(arguments: list[str]) -> None:
         "export": (_export.Export, _export.run),
         "inspect": (_inspect.Inspect, _inspect.run),
         "import": (_import.Import, _import.run),
+        "fit": (_fit.Fit, _fit.run),
     }
+    if arguments[0] == "fit":
+        arguments = ["fit", *_fit.with_defaults(arguments[1:])]
     overview = arguments[0] in ("-h", "--help")  # where examples of every command would be too much
     app = tyro.extras.SubcommandApp()
     for name, (options, _) in run.items():

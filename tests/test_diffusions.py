@@ -55,6 +55,31 @@ def test_algebra_against_dense(g, noise, getkey):
     )
     np.testing.assert_allclose(g.solve(0.3, Y, r), np.linalg.solve(sigma, r), rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(g.logdet(0.3, Y), np.linalg.slogdet(sigma)[1], rtol=1e-3, atol=1e-4)
+    square, logdet = g.quadratic(0.3, Y, r)
+    np.testing.assert_allclose(square, r @ np.linalg.solve(sigma, r), rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(logdet, np.linalg.slogdet(sigma)[1], rtol=1e-3, atol=1e-4)
+
+
+def test_quadratic_evaluates_each_callable_once():
+    """`solve` and `logdet` evaluate them once each, and reverse mode would go back through both."""
+    calls = []
+
+    def counted(shape):
+        def value(t, y):
+            calls.append(shape)
+            return jnp.ones(shape) + (jnp.eye(DIM) if shape == (DIM, DIM) else 0.0) + 0 * jnp.sum(y)
+
+        return value
+
+    for g, names in (
+        (D.Scalar(counted(()), DIM, "state"), 1),
+        (D.Diagonal(counted((DIM,)), DIM, "state"), 1),
+        (D.LowRank(counted((DIM,)), counted((DIM, 2)), DIM, 2, "state"), 2),
+        (D.Full(counted((DIM, DIM)), DIM, "state"), 1),
+    ):
+        calls.clear()
+        g.quadratic(0.3, Y, Y)
+        assert len(calls) == names
 
 
 @pytest.mark.parametrize(("g", "noise"), FAMILIES)
@@ -106,7 +131,11 @@ def test_function_multiplies_and_refuses_to_invert():
     y = jnp.array([0.6, 0.8])
     np.testing.assert_allclose(g(0.0, y).mv(jnp.ones(1)), [-0.8, 0.6])
     np.testing.assert_allclose(g.correction(0.0, y), -0.5 * y, rtol=1e-6)
-    for call in (lambda: g.solve(0.0, y, y), lambda: g.logdet(0.0, y)):
+    for call in (
+        lambda: g.solve(0.0, y, y),
+        lambda: g.logdet(0.0, y),
+        lambda: g.quadratic(0.0, y, y),
+    ):
         with pytest.raises(ValueError, match=r"\(2 x 1\) of rank 1, .* in dimension 2"):
             call()
     with pytest.raises(ValueError, match="of rank at most 1"):

@@ -16,12 +16,13 @@ RANK = {
     name: rank
     for rank, name in enumerate(
         """
-        _types _io _fields _safetensors stats trajectory
+        _types _io _fields _safetensors stats trajectory laws
         store._format store._sealed store._shard store._order store._split store._writer
         store._reader store._moments store._projection store._principal store._windows
         store._batches store._text store._tables store._items store._import store._revisions
         store._inspect store
-        train
+        train._trainer train._devices train._sources train._facts train._checkpoints train._metrics
+        train._signals train._chunks train._held_out train._loop train._fit train._saved train
         _nets _operators drifts
         diffusions._base diffusions._learned diffusions._diagonal diffusions._matrix
         diffusions._function diffusions
@@ -34,7 +35,16 @@ RANK = {
         simulate._saves simulate._spans simulate._fused_spec simulate._fused
         simulate._kernels simulate._choice simulate._loop simulate._sharding simulate._rollout
         simulate
-        losses baselines _fit analysis
+        losses._flow losses._schemes losses._likelihood losses._zhang losses._divergence
+        losses._variation losses._scores losses._kernels losses._moments losses._compose
+        losses._simulated losses
+        predict._predictor predict._sde predict._embedding predict._refinement predict._steps
+        predict._forecast predict._table predict._measures predict._score predict._planted
+        predict._power predict
+        baselines._pairs baselines._clusters baselines._descent baselines._linear baselines._ou
+        baselines._shuffled baselines._expectation baselines._switching baselines._density
+        baselines
+        specs _data _run _fit _judge analysis
         lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
         lm._layouts lm._common lm._families lm._normalise
         lm._files lm._match lm._tokenizer lm._sharding
@@ -44,7 +54,7 @@ RANK = {
         lm._identity lm._plan lm._grid lm._passes lm._work lm._export lm
         bench report studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
-        _commands._inspect _commands._import _commands
+        _commands._inspect _commands._import _commands._fit _commands
         __init__ _demo cli __main__
         """.split()
     )

@@ -12,3 +12,4 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint=""
 Files = Annotated[tuple[Path, ...], arg(metavar="FILE ...", help_behavior_hint="")]
 Wholes = Annotated[tuple[int, ...], arg(metavar="INT ...", help_behavior_hint="")]
 Numbers = Annotated[tuple[float, ...], arg(metavar="NUMBER ...", help_behavior_hint="")]
+Number = Annotated[float | None, arg(metavar="NUMBER", help_behavior_hint="")]

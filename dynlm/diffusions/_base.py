@@ -49,6 +49,14 @@ class AbstractDiffusion(eqx.Module):
         r"""$\log\det\Sigma$."""
 
     @abc.abstractmethod
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        r"""$r^\top \Sigma^{-1} r$ and $\log\det\Sigma$: all that a Gaussian density asks for.
+
+        Both come from one evaluation of what g is made of, where `solve` and `logdet` make one
+        each, and reverse mode another of each.
+        """
+
+    @abc.abstractmethod
     def correction(self, t: Time, y: State) -> State:
         r"""$\tfrac12 \sum_j (D g_j)\, g_j$: what a Stratonovich drift gains when made Ito."""
 

@@ -72,6 +72,11 @@ class Scalar(AbstractDiffusion):
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         return 2 * self.dim * jnp.log(jnp.abs(evaluate(self.s, t, y, ())))
 
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        s = evaluate(self.s, t, y, ())
+        q = r / s
+        return q @ q, 2 * self.dim * jnp.log(jnp.abs(s))
+
     def correction(self, t: Time, y: State) -> State:
         if self.noise == "additive":
             return jnp.zeros_like(y)
@@ -137,6 +142,10 @@ class Diagonal(AbstractDiffusion):
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         return 2 * jnp.sum(jnp.log(jnp.abs(evaluate(self.s, t, y, (self.dim,)))))
+
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        s = evaluate(self.s, t, y, (self.dim,))
+        return jnp.sum((r / s) ** 2), 2 * jnp.sum(jnp.log(jnp.abs(s)))
 
     def correction(self, t: Time, y: State) -> State:
         if self.noise == "additive":

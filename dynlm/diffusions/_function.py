@@ -16,7 +16,8 @@ from ._base import AbstractDiffusion, Value, correction_by_columns
 class Function(AbstractDiffusion):
     r"""$g(t, y)$ as any (dim, noise_dim) matrix: rectangular, degenerate, or just known.
 
-    Its covariance need not have an inverse, so `solve` and `logdet` are errors.
+    Its covariance need not have an inverse, so `solve`, `logdet` and
+    `quadratic` are errors.
 
     Args:
         g: A callable `(t, y) -> matrix`.
@@ -55,6 +56,9 @@ class Function(AbstractDiffusion):
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         raise self._no_inverse("logdet", t, y)
+
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        raise self._no_inverse("quadratic", t, y)
 
     def _no_inverse(self, name: str, t: Time, y: State) -> ValueError:
         g = concrete(self._matrix(t, y))

@@ -70,6 +70,11 @@ class Constant(AbstractDiffusion):
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         return 2 * jnp.linalg.slogdet(self.g)[1]
 
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        factors = jsl.lu_factor(self.g)
+        q = jsl.lu_solve(factors, r)
+        return q @ q, 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors[0]))))
+
     def correction(self, t: Time, y: State) -> State:
         return jnp.zeros_like(y)
 
@@ -166,6 +171,13 @@ class LowRank(AbstractDiffusion):
         s, _, factor = self._woodbury(t, y)
         return 2 * jnp.sum(jnp.log(jnp.abs(s))) + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
 
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        s, v, factor = self._woodbury(t, y)
+        q = r / s
+        z = jsl.solve_triangular(factor, v.T @ q, lower=True)
+        logs = jnp.sum(jnp.log(jnp.abs(s))) + jnp.sum(jnp.log(jnp.diagonal(factor)))
+        return q @ q - z @ z, 2 * logs
+
     def correction(self, t: Time, y: State) -> State:
         return correction_by_columns(self, t, y)
 
@@ -231,6 +243,11 @@ class Full(AbstractDiffusion):
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         return 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(self._lower(t, y)))))
+
+    def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        lower = self._lower(t, y)
+        z = jsl.solve_triangular(lower, r, lower=True)
+        return z @ z, 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(lower))))
 
     def correction(self, t: Time, y: State) -> State:
         return correction_by_columns(self, t, y)

@@ -118,6 +118,11 @@ class Store:
         return self.manifest.complete and not self.damaged
 
     @property
+    def whole(self) -> bool:
+        """Whether these are all rows that can be read, and not a part such as a split."""
+        return len(self) == self._starts[-1]
+
+    @property
     def layers(self) -> tuple[Name, ...]:
         """Names of the layers."""
         return tuple(self.manifest.layers)

@@ -1,0 +1,350 @@
+"""`fit`: loss, data and trainer put together, and the folder of a run."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from . import losses, specs, train
+from ._data import HELD_OUT, RESIDENT, facts_of, gap_of, noise_of, some_of, source_of, windows_of
+from ._fields import read_json, shown
+from ._io import BadArgument
+from ._nets import lowered
+from ._run import RUN, SCHEMES, Law, Run, write_run
+from ._types import RandomKey
+from .store import Store
+from .train._trainer import weight_of
+from .trajectory import Trajectory
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam with decoupled weight decay, clipping, a warm-up, and a schedule: plain values.
+
+    Args:
+        rate: Peak learning rate.
+        warmup: Share of the steps in which the rate rises to it.
+        schedule: "cosine" falls to nothing by the last step; "constant" stays.
+        clip: Largest norm of the gradient.
+        decay: Weight decay.
+    """
+
+    rate: float = 1e-3
+    warmup: float = 0.05
+    schedule: str = "cosine"
+    clip: float = 1.0
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and 0 <= self.warmup <= 1 and self.clip > 0 and self.decay >= 0):
+            raise BadArgument(f"{self} has a value out of range. Use positive numbers.")
+        if self.schedule not in ("cosine", "constant"):
+            raise BadArgument(f"`schedule` is {shown(self.schedule)}. Use cosine or constant.")
+
+    def build(self, steps: int) -> train.Optimiser:
+        """The optimiser for a run of so many steps."""
+        import optax  # as long to load as all the rest
+
+        rise = max(1, round(self.warmup * steps))
+        if self.schedule == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, rise, max(steps, rise + 1))
+        else:
+            rate = optax.linear_schedule(0.0, self.rate, rise)
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.decay)
+        )
+
+
+def fit(
+    model: Any,
+    data: Any,
+    *,
+    key: RandomKey,
+    loss: Callable = losses.transition_nll,
+    simulate: Callable | None = None,
+    draws: int = 16,
+    substeps: int = 1,
+    solver: Any = None,
+    steps: int = 5000,
+    batch: int = 64,
+    window: int = 32,
+    layer: int | str | None = None,
+    projection: Any = None,
+    held_out: Any = None,
+    optimiser: train.Optimiser | Adam | None = None,
+    accumulate: int = 1,
+    average: float | None = None,
+    precision: str = "float32",
+    every: int = 500,
+    chunk: int | None = None,
+    patience: int | None = None,
+    seeds: int | None = None,
+    guard: train.Guard | None = None,
+    out: str | Path | None = None,
+    save_seconds: float = 15.0,
+    writers: Sequence[train.Writer] = (),
+    mesh: Mesh | None = None,
+    seed: int = 0,
+    resident: int = RESIDENT,
+    quiet: bool = False,
+) -> Run:
+    """Fits a model to paths; killed and called again with its folder, it ends with the same bits.
+
+        run = dynlm.fit(sde, paths, key=key)  # Euler's likelihood
+        run = dynlm.fit(sde, paths, key=key, loss=dynlm.losses.local_linear_nll)
+        run = dynlm.fit(sde, paths, key=key, loss=dynlm.losses.crps, simulate=dynlm.rollout)
+        run = dynlm.fit(spec, store, key=key, layer=3, projection=projection, out="run")
+
+    Args:
+        model: An `SDE`, any module that `loss` takes, or a spec such as `dynlm.specs.NeuralSDE`,
+            which `load_run` can make again by itself.
+        data: A store (its training documents), windows, a `Trajectory` or a batch of them, an
+            array (time, dim) or (paths, time, dim), or a list of these.
+        key: For the networks of a spec, and the noise of losses.
+        loss: Of one path, `(model, path)` or `(model, path, key)`; of a batch, if its second
+            argument is called `paths`; with `simulate` a score `(draws, path)` such as
+            `losses.energy_score`, or a distance of two sets such as
+            `losses.marginal_distance`.
+        simulate: `dynlm.rollout` or `dynlm.solve`, to train through.
+        draws: Simulated paths for each observed one.
+        substeps: Steps of the solver in each gap of the data's times.
+        solver: A Diffrax solver; by default that of `simulate`.
+        steps: How many.
+        batch: Windows a step, over all devices.
+        window: States in a window: `window - 1` transitions, or the length of simulated paths.
+        layer: Of a store.
+        projection: Of the states, fitted on training documents.
+        held_out: Data of the same kinds for the held-out loss; by default a store's validation
+            documents, and nothing otherwise.
+        optimiser: Any of Optax, or the plain values `dynlm.Adam(...)`, which is the default.
+        accumulate: Parts that a batch is worked off in, to save memory.
+        average: Decay of a moving average of the parameters.
+        precision: "bfloat16" computes the products of linear layers in that, and all else in
+            float32; the parameters that are trained are float32.
+        every: Steps between rows of metrics.
+        chunk: Steps that one compiled call makes, a divisor of `every`.
+        patience: Steps without a better held-out loss after which training ends.
+        seeds: Trains so many models of a spec at once; see `Run.seed`.
+        guard: What is done about losses that are not finite.
+        out: Folder of the run, where it goes on.
+        save_seconds: Least time between checkpoints.
+        writers: Of metrics, beside `metrics.jsonl` in the folder.
+        mesh: Devices with an axis "data"; by default all there are.
+        seed: Of the order of the windows.
+        resident: Bytes of states up to which all of them are held on the device; beyond, they
+            are read from the store while the device works.
+        quiet: No progress bar.
+    """
+    windows = _training(data, window, layer, projection)
+    if isinstance(model, specs.NeuralSDE) and model.scale is None:
+        model = dataclasses.replace(model, scale=noise_of(windows))
+    started = model
+    held = _held_out(data, held_out, windows, window, layer, projection)
+    whole, law = _loss_and_law(loss, simulate, draws, substeps, solver, gap_of(windows))
+    if precision not in PRECISIONS:
+        raise BadArgument(f"`precision` is {shown(precision)}. Use {' or '.join(PRECISIONS)}.")
+    if precision != "float32":
+        whole = _Lower(whole, precision)
+    if steps < 1 or batch < 1:
+        raise BadArgument(f"`steps` is {steps} and `batch` {batch}. Use 1 or more.")
+    model_key, noise_key, held_key = jr.split(key, 3)
+    model, maker = _made(model, model_key, seeds, windows.dim)
+    plain = Adam() if optimiser is None else optimiser
+    chosen = plain.build(steps) if isinstance(plain, Adam) else plain
+    facts = _facts(started, loss, law, windows, plain) | {
+        "batch": batch,
+        "accumulate": accumulate,
+        "average": average,
+        "precision": precision,
+        "order": seed,
+        "key": jr.key_data(key).tolist() if _typed(key) else jnp.asarray(key).tolist(),
+        "held_out": None if held is None else list(held.ys.shape),
+        "draws": draws if simulate is not None else None,
+    }
+    if isinstance(plain, Adam) and plain.schedule == "cosine":
+        facts["schedule_steps"] = steps
+    record = facts | {"steps": steps, "seeds": seeds, "patience": patience}
+    record |= {"dynlm": version("dynlm"), "jax": jax.__version__}
+    if out is not None:
+        _keep_facts(Path(out), record)
+    trained = train.fit(
+        train.trainer(whole, chosen, accumulate=accumulate, average=average),
+        maker if seeds is not None else model,
+        source_of(windows, batch, seed=seed, resident=resident),
+        key=noise_key,
+        steps=steps,
+        evaluate=None if held is None else train.HeldOut(whole, held, held_key, batch),
+        every=every,
+        chunk=chunk,
+        patience=patience,
+        seeds=seeds,
+        guard=guard,
+        folder=out,
+        save_seconds=save_seconds,
+        writers=writers,
+        mesh=mesh,
+        run=facts,
+        quiet=quiet,
+    )
+    return Run(trained.best, trained.model, trained.log, law, record, trained.ended)
+
+
+def _training(data: Any, window: int, layer: Any, projection: Any) -> Any:
+    if window < 2:
+        raise BadArgument(f"`window` is {window}. Use 2 or more: a transition takes two states.")
+    part = data.split("train") if isinstance(data, Store) and data.whole else data
+    return windows_of(part, window, layer=layer, projection=projection)
+
+
+def _held_out(
+    data: Any, held_out: Any, windows: Any, window: int, layer: Any, projection: Any
+) -> Trajectory | None:
+    if held_out is None:
+        if not (isinstance(data, Store) and data.whole):
+            return None
+        held_out = data.split("valid")
+        if len(held_out) == 0:
+            return None
+    if isinstance(held_out, Store) or layer is None:
+        found = windows_of(held_out, window, layer=layer, projection=projection, what="held_out")
+    else:
+        found = windows_of(held_out, window, projection=projection, what="held_out")
+    if found.dim != windows.dim:
+        raise BadArgument(
+            f"`held_out` has {found.dim} dimensions and `data` {windows.dim}. Use the same layer "
+            "and projection."
+        )
+    return some_of(found, HELD_OUT)
+
+
+def _loss_and_law(
+    loss: Callable,
+    simulate: Callable | None,
+    draws: int,
+    substeps: int,
+    solver: Any,
+    step: float | None,
+) -> tuple[Callable, Law]:
+    """The loss of a batch, and what it fits."""
+    if simulate is None:
+        if solver is not None or substeps != 1:
+            raise BadArgument("`solver` and `substeps` are for `simulate`, which is None.")
+        whole = loss if _second(loss) == "paths" else losses.each(loss)
+        return whole, Law(_scheme_of(loss), step, 1)
+    of_sets = "origins" in inspect.signature(loss).parameters
+    make = losses.set_simulated if of_sets else losses.simulated
+    whole = make(loss, simulate=simulate, draws=draws, substeps=substeps, solver=solver)
+    name = "euler" if solver is None else type(solver).__name__
+    return whole, Law("euler" if name == "Euler" else name, step, substeps)
+
+
+def _second(loss: Callable) -> str | None:
+    try:
+        names = list(inspect.signature(loss).parameters)
+    except (TypeError, ValueError):
+        return None
+    return names[1] if len(names) > 1 else None
+
+
+def _scheme_of(loss: Any) -> str | None:
+    """The name of the scheme whose likelihood a loss is, where it is one."""
+    known: dict[Any, str] = {
+        losses.transition_nll: "euler",
+        losses.local_linear_nll: "local_linear",
+        losses.strang_nll: "strang",
+    }
+    if isinstance(loss, losses.Each):
+        return _scheme_of(loss.loss)
+    if isinstance(loss, losses.Weighted):
+        found = {_scheme_of(part) for part in loss.losses}
+        return found.pop() if len(found) == 1 else None
+    if isinstance(loss, losses.TransitionNLL):
+        return loss.scheme.name if loss.scheme.name in SCHEMES else None
+    try:
+        return known.get(loss)
+    except TypeError:
+        return None
+
+
+@final
+class _Lower(eqx.Module):
+    """A loss whose model computes its products in fewer bits."""
+
+    loss: Callable
+    precision: str = eqx.field(static=True)
+
+    def __call__(self, model: Any, paths: Any, key: RandomKey) -> Float[Array, ""]:
+        return self.loss(lowered(model, self.precision), paths, key)
+
+    def weight(self, paths: Any) -> Float[Array, ""]:
+        return weight_of(self.loss, paths)
+
+
+def _made(model: Any, key: RandomKey, seeds: int | None, dim: int) -> tuple[Any, Any]:
+    """The model, and what makes it from a key."""
+    if isinstance(model, specs.Spec):
+        if (own := getattr(model, "dim", dim)) != dim:
+            raise BadArgument(f"`model` has `dim` {own}, and the data {dim}. Use equal ones.")
+        return model.build(key=key), lambda key: model.build(key=key)
+    if seeds is not None:
+        raise BadArgument(
+            "`seeds` needs a spec as `model`, such as `dynlm.specs.NeuralSDE(dim)`, from which "
+            "each of them is made."
+        )
+    found = getattr(model, "dim", dim)
+    if isinstance(found, int) and found != dim:
+        raise BadArgument(f"`model` has dimension {found}, and the data {dim}. Make them alike.")
+    return model, None
+
+
+def _facts(model: Any, loss: Callable, law: Law, windows: Any, optimiser: Any) -> dict[str, Any]:
+    known = isinstance(model, specs.Spec) and type(model).__name__ in specs.SPECS
+    plain = isinstance(optimiser, Adam)
+    return {
+        "model": specs.to_json(model) if known else None,
+        "made_of": type(model).__name__,
+        "loss": _name_of(loss),
+        "law": law._asdict(),
+        "data": facts_of(windows),
+        "optimiser": dataclasses.asdict(optimiser) if plain else "custom",
+    }
+
+
+def _name_of(loss: Any) -> str:
+    if isinstance(loss, losses.Each):
+        return _name_of(loss.loss)
+    return getattr(loss, "__name__", None) or type(loss).__name__
+
+
+def _keep_facts(folder: Path, facts: dict[str, Any]) -> None:
+    if (folder / RUN).exists():
+        there = read_json(folder / RUN)
+        free = {"steps", "patience", "format", "dynlm", "jax"}
+        here = facts
+        other = [
+            f"`{name}` is {shown(there.get(name))} there, {shown(here.get(name))} here"
+            for name in sorted({*there, *here} - free)
+            if there.get(name) != here.get(name)
+        ]
+        if other:
+            raise BadArgument(
+                f"{folder} is of another run: {'; '.join(other)}. Go on with what it had, or use "
+                "another folder."
+            )
+    if jax.process_index() == 0:
+        write_run(folder, facts)
+
+
+def _typed(key: Any) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,231 @@
+"""`judge`: a fitted run beside its baselines and its null, and what may be said of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, final
+
+import jax.random as jr
+import numpy as np
+
+from . import baselines
+from ._io import BadArgument
+from ._run import SCHEMES, SOLVERS, Law, Run
+from ._types import RandomKey
+from .predict import (
+    Embedding,
+    Power,
+    Refinement,
+    ScoreTable,
+    embeddable,
+    refinement,
+    score,
+)
+from .stats import Interval
+from .store import Windows
+from .trajectory import Trajectory
+
+HORIZONS = (1, 4, 16)  # steps ahead, as far as paths are long enough
+LENGTH = 256  # longest stretch of a row that is scored as one
+STATES = 2**20  # about how many states are taken of a store, at most
+CONTINUOUS = "rates, relaxation times, Lyapunov exponents and moments between the data's times"
+
+
+@final
+class Rows(NamedTuple):
+    """Paths, the document of each, and their raw states where they were projected."""
+
+    paths: Trajectory
+    docs: np.ndarray
+    raw: Any = None
+
+
+@final
+class Verdict(NamedTuple):
+    """What a run is worth.
+
+    Args:
+        scores: Of the run, its null, and the baselines, on held-out documents.
+        embedding: Whether the linear one-step model belongs to a process in continuous time.
+        refinement: Whether the run has the same one-step law when it is solved more finely; None
+            where its loss fits the SDE itself, or names no scheme.
+        continuous: Whether claims in continuous time may be made.
+        reason: Why not, or why so.
+        power: The least nonlinear effect that so many documents could have shown, if measured.
+    """
+
+    scores: ScoreTable
+    embedding: Embedding | None
+    refinement: Refinement | None
+    continuous: bool
+    reason: str
+    power: Power | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict."""
+
+        def plain(x: Any) -> Any:
+            if isinstance(x, np.ndarray):
+                return x.tolist()
+            return [plain(v) for v in x] if isinstance(x, tuple) else x
+
+        def named(x: Any) -> Any:
+            return None if x is None else {k: plain(v) for k, v in x._asdict().items()}
+
+        return {
+            "scores": self.scores.to_json(),
+            "embedding": named(self.embedding),
+            "refinement": named(self.refinement),
+            "continuous": self.continuous,
+            "reason": self.reason,
+            "power": None if self.power is None else self.power.to_json(),
+            "beyond_linear": beyond_linear(self),
+        }
+
+    def text(self) -> str:
+        """The table, and a sentence for each thing that may or may not be said."""
+        lines = [self.scores.table(), "", beyond_linear(self)]
+        may = "may be made" if self.continuous else "are withheld"
+        lines.append(f"Claims in continuous time ({CONTINUOUS}) {may}: {self.reason}")
+        if self.power is not None:
+            lines += ["", "Planted nonlinear effects:", str(self.power)]
+        return "\n".join(lines)
+
+
+def quick_baselines(paths: Trajectory, key: RandomKey) -> dict[str, Any]:
+    """The baselines of every table, fitted to training rows."""
+    switch_key, mix_key = jr.split(key)
+    return {
+        "random walk": baselines.random_walk(paths),
+        "iid": baselines.iid(paths),
+        "var1": baselines.var1(paths),
+        "ou": baselines.ou(paths),
+        "ar4": baselines.autoregression(paths, 4),
+        "switching4": baselines.switching(paths, 4, key=switch_key),
+        "mixture8": baselines.mixture_density(paths, 8, key=mix_key),
+    }
+
+
+def judge(
+    run: Run,
+    train: Rows,
+    test: Rows,
+    *,
+    key: RandomKey,
+    null: Run | None = None,
+    make: Callable[[Trajectory, RandomKey], Mapping[str, Any]] = quick_baselines,
+    lift: Callable | None = None,
+    power: Power | None = None,
+    **options: Any,
+) -> Verdict:
+    """Scores a run on held-out documents beside baselines, and checks what it is a model of.
+
+    Args:
+        run: A run with one model.
+        train: Rows that baselines are fitted to.
+        test: Rows of held-out documents; see `rows_of`.
+        key: Random key.
+        null: The same fit to `baselines.time_shuffled` rows.
+        make: Gives the baselines by name, of training rows and a key.
+        lift: From a state to raw units.
+        power: What `predict.power` found, if it was asked.
+        options: For `predict.score`.
+    """
+    fit_key, score_key, fine_key = jr.split(key, 3)
+    models: dict[str, Any] = {"fit": _predictor(run)}
+    if null is not None:
+        models["fit of shuffled"] = _predictor(null)
+    models |= make(train.paths, fit_key)
+    longest = int(np.max(np.sum(np.asarray(test.paths.mask), axis=1)))
+    options.setdefault("horizons", tuple(h for h in HORIZONS if h < longest - 1))
+    scores = score(models, test.paths, test.docs, key=score_key, lift=lift, raw=test.raw, **options)
+    linear = models.get("var1")
+    embedding = None if linear is None or run.law.step is None else _embedding(linear, run.law.step)
+    fine, ok, reason = _refined(run, test.paths, fine_key)
+    if embedding is not None and not embedding.ok:
+        ok, reason = False, f"{reason} The linear one-step model: {embedding.reason}"
+    gain = scores.models["fit"].gain
+    if isinstance(gain, Interval) and gain.high is not None and gain.high < 0:
+        ok, reason = (
+            False,
+            f"The fit is worse than {scores.reference}. Solved more finely: {reason}",
+        )
+    return Verdict(scores, embedding, fine, ok, reason, power)
+
+
+def beyond_linear(verdict: Verdict) -> str:
+    """Whether dynamics beyond a linear model were seen; never "none" without the power."""
+    scores = verdict.scores
+    found = scores.models["fit"].gain
+    if scores.reference is None or not isinstance(found, Interval):
+        return "Nothing is said of dynamics beyond linear: there is no gain over a linear model."
+    gain = f"{found.value:.4f} [{_end(found.low)}, {_end(found.high)}] nats per step and dimension"
+    if found.low is not None and found.low > 0:
+        return f"Beyond linear: the fit gains {gain} over {scores.reference}."
+    if verdict.power is None:
+        return (
+            f"The fit gains {gain} over {scores.reference}. From that nothing follows: it was not "
+            "measured which effect so many documents could have shown (`power`)."
+        )
+    least = verdict.power.smallest
+    could = (
+        "even the strongest effect that was planted was not seen in them"
+        if least is None
+        else f"an effect of strength {least:g} or more would have been seen in them"
+    )
+    return f"No dynamics beyond linear were seen in {scores.documents} documents ({gain}); {could}."
+
+
+def _end(x: float | None) -> str:
+    return "?" if x is None or not np.isfinite(x) else f"{x:.4f}"
+
+
+def _predictor(run: Run) -> Any:
+    try:
+        return run.predictor()
+    except BadArgument as error:
+        return _None(str(error))
+
+
+@final
+class _None(NamedTuple):
+    """A model that cannot be scored."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def _embedding(linear: Any, step: float) -> Embedding:
+    matrix = np.asarray(linear.matrix, np.float64)
+    root = np.asarray(linear.root, np.float64)
+    return embeddable(matrix, root @ root.T, step)
+
+
+def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | None, bool, str]:
+    law: Law = run.law
+    if law.scheme is None:
+        return None, False, "the loss names no scheme, so it is not known what was fitted."
+    if law.scheme in SCHEMES and law.scheme != "euler":
+        scheme: Any = SCHEMES[law.scheme]()
+    else:
+        solver = SOLVERS.get(law.scheme if law.scheme in SOLVERS else "Euler")
+        scheme = None if solver is None else solver()
+    factors = tuple(law.substeps * k for k in (1, 4, 16))
+    found = refinement(run.model, paths, key=key, scheme=scheme, factors=factors)
+    return found, found.ok, found.reason
+
+
+def rows_from(store: Any, layer: Any, projection: Any = None, *, raw: bool = False) -> Rows:
+    """Stretches of the rows of a store, at most about a million states, evenly chosen."""
+    length = int(min(np.max(store.lengths), LENGTH))
+    windows = Windows(store, layer, length, projection=projection)
+    most = max(1, STATES // length)
+    numbers = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round())
+    numbers = numbers.astype(np.int64)
+    plain = Windows(store, layer, length).gather(numbers).ys if raw else None
+    return Rows(windows.gather(numbers), windows.docs(numbers), plain)
+
+
+def shuffled_rows(rows: Rows, *, seed: int) -> Rows:
+    """The same with the states of each row in a random order."""
+    return Rows(baselines.time_shuffled(rows.paths, seed=seed), rows.docs)

@@ -1,0 +1,61 @@
+"""The loss of a model on items that are held out."""
+
+from collections.abc import Callable
+from typing import final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PyTree
+
+from .._io import BadArgument
+from .._types import RandomKey
+from ._trainer import Model, weight_of, weighted
+
+
+@final
+class HeldOut(eqx.Module):
+    """The loss of a model on items that are held out, part by part, with the same key each time.
+
+    Args:
+        loss: As for `trainer`.
+        items: A pytree of arrays with one leading axis.
+        key: For losses with noise.
+        size: Items in a part.
+    """
+
+    loss: Callable
+    items: PyTree
+    key: RandomKey
+    size: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if self.size < 1 or not jax.tree.leaves(self.items):
+            raise BadArgument(
+                f"`size` is {self.size}, and `items` has {len(jax.tree.leaves(self.items))} arrays."
+                " Use 1 or more of both."
+            )
+
+    def __call__(self, model: Model) -> Float[Array, ""]:
+        count = jax.tree.leaves(self.items)[0].shape[0]
+        whole = count - count % self.size
+
+        def part(items: PyTree, key: RandomKey) -> tuple[Array, Array]:
+            weight = weight_of(self.loss, items)
+            return weighted(self.loss(model, items, key).astype(jnp.float32), weight), weight
+
+        values, weights = [jnp.zeros(1, jnp.float32)], [jnp.zeros(1, jnp.float32)]
+        if whole:
+            cut = lambda x: x[:whole].reshape(-1, self.size, *x.shape[1:])  # noqa: E731
+            parts = jax.tree.map(cut, self.items)
+            keys = jr.split(self.key, whole // self.size)
+            value, weight = jax.lax.map(lambda one: part(*one), (parts, keys))
+            values, weights = [*values, value], [*weights, weight]
+        if count > whole:
+            share = (count - whole) / self.size  # of a weight that does not know its size
+            value, weight = part(jax.tree.map(lambda x: x[whole:], self.items), self.key)
+            share = 1.0 if hasattr(self.loss, "weight") else share
+            values, weights = [*values, value[None] * share], [*weights, weight[None] * share]
+        total = jnp.sum(jnp.concatenate(weights))
+        return jnp.sum(jnp.concatenate(values)) / jnp.where(total > 0, total, 1.0)

@@ -1,0 +1,218 @@
+"""`fit` and `load_run`: what they put together, what they record, what they refuse."""
+
+import json
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import dynlm
+from dynlm import losses
+from dynlm._data import windows_of
+from dynlm._fit import Adam
+from dynlm.specs import NeuralSDE, from_json, to_json
+from dynlm.store import Windows, fit_projection, from_arrays
+
+QUICK = dict(steps=20, every=10, batch=8, window=9, quiet=True)
+SPEC = NeuralSDE(2, width=8, depth=1)
+
+
+@pytest.fixture(scope="module")
+def walks():
+    """Forty paths of 33 states of an Ornstein-Uhlenbeck process, step .25."""
+    problem = dynlm.problems.ou(theta=[[1.0, 0.5], [-0.5, 1.0]], sigma=0.5, y0=[0.0, 0.0])
+    y0s = 0.4 * jr.normal(jr.key(0), (40, 2))
+    ts = np.arange(33) * 0.25
+    return dynlm.rollout(problem.sde, y0s, ts, key=jr.key(1), substeps=16)
+
+
+def alike(a, b):
+    a, b = (jax.tree.leaves(eqx.filter(x, eqx.is_array)) for x in (a, b))
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_a_fit_recovers_the_rates_of_a_linear_process(walks, getkey):
+    spec = NeuralSDE(2, drift="linear", on="nothing", diffusion="full", scale=0.5)
+    options = QUICK | dict(steps=600, every=300, batch=40, optimiser=Adam(rate=0.03))
+    run = dynlm.fit(spec, walks, key=getkey(), loss=losses.local_linear_nll, **options)
+    # The least squares of the exact one-step matrix, which the likelihood's maximum is.
+    y, y_next = walks.ys[:, :-1].reshape(-1, 2), walks.ys[:, 1:].reshape(-1, 2)
+    x = np.column_stack([y, np.ones(len(y))])
+    f = np.linalg.lstsq(x, np.asarray(y_next), rcond=None)[0][:2].T
+    one_step = jax.scipy.linalg.expm(run.model.base.matrix * 0.25)
+    assert np.abs(np.asarray(one_step) - f).max() < 0.01
+    assert run.law == ("local_linear", pytest.approx(0.25), 1)
+
+
+def test_data_of_every_kind_give_the_same_fit(walks, tmp_path, getkey):
+    key, ys, ts = getkey(), np.asarray(walks.ys), np.asarray(walks.ts)
+    paths = [dynlm.Trajectory.from_arrays(y, t) for y, t in zip(ys, ts)]
+    shares = dict(train=1.0, valid=0.0, test=0.0)
+    store = from_arrays(tmp_path / "s", list(zip(ys, ts)), shares=shares)
+    kinds = [walks, paths, store, Windows(store, 0, 9)]
+    runs = [dynlm.fit(SPEC, data, key=key, **QUICK) for data in kinds]
+    streamed = dynlm.fit(SPEC, store, key=key, resident=0, **QUICK)
+    for run in [*runs[1:], streamed]:
+        assert alike(run.model, runs[0].model)
+        assert run.log == runs[0].log
+
+
+def test_a_run_is_read_back_with_its_law_and_its_log(walks, tmp_path, getkey):
+    key = getkey()
+    train, held = walks, jax.tree.map(lambda x: x[:8], walks)
+    options = QUICK | dict(average=0.9, held_out=held)
+    run = dynlm.fit(SPEC, train, key=key, out=tmp_path, **options)
+    found = dynlm.load_run(tmp_path)
+    assert alike(run.model, found.model) and alike(run.last, found.last)
+    assert (found.log, found.law, found.ended) == (run.log, run.law, "steps")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == run.log and [row["step"] for row in rows] == [10, 20]
+    assert dynlm.fit(SPEC, train, key=key, out=tmp_path, **options).log == run.log
+
+
+def test_a_run_of_another_module_needs_one_like_it(walks, tmp_path, getkey):
+    sde = SPEC.build(key=getkey())
+    run = dynlm.fit(sde, walks, key=getkey(), out=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match=r"load_run\(folder, like=model\)"):
+        dynlm.load_run(tmp_path)
+    assert alike(dynlm.load_run(tmp_path, like=SPEC.build(key=getkey())).model, run.model)
+    other = NeuralSDE(2, width=9, depth=1).build(key=getkey())
+    with pytest.raises(ValueError, match="not of the structure"):
+        dynlm.load_run(tmp_path, like=other)
+
+
+def test_another_run_in_the_folder_is_refused_with_the_difference(walks, tmp_path, getkey):
+    key = getkey()
+    dynlm.fit(SPEC, walks, key=key, out=tmp_path, **QUICK)
+    with pytest.raises(ValueError, match="`batch` is 8 there, 4 here"):
+        dynlm.fit(SPEC, walks, key=key, out=tmp_path, **(QUICK | {"batch": 4}))
+    other = jax.tree.map(lambda x: x[:39], walks)
+    with pytest.raises(ValueError, match="`data` is"):
+        dynlm.fit(SPEC, other, key=key, out=tmp_path, **QUICK)
+
+
+def test_seeds_are_separate_models(walks, tmp_path, getkey):
+    run = dynlm.fit(SPEC, walks, key=getkey(), seeds=2, out=tmp_path, **QUICK)
+    assert len(run.log[-1]["loss"]) == 2
+    one, two = run.seed(0), run.seed(1)
+    assert not alike(one.model, two.model)
+    with pytest.raises(ValueError, match=r"run\.seed\(0\)"):
+        run.predictor()
+    assert alike(dynlm.load_run(tmp_path).seed(1).model, two.model)
+    with pytest.raises(ValueError, match="`number` is 2"):
+        run.seed(2)
+
+
+def test_a_run_simulates_with_the_scheme_and_step_of_its_fit(walks, getkey):
+    run = dynlm.fit(SPEC, walks, key=getkey(), **QUICK)
+    y0s, ts, key = walks.ys[:3, 0], np.arange(5) * 0.25, getkey()
+    found = run.simulate(y0s, ts, key=key)
+    expected = dynlm.rollout(run.model, y0s, ts, key=key, scheme=dfx.Euler(), substeps=1)
+    assert np.array_equal(found.ys, expected.ys)
+    with pytest.raises(ValueError, match="fitted by euler on the step 0.25"):
+        run.simulate(y0s, np.arange(5) * 0.125, key=key)
+    assert run.simulate(y0s, np.arange(5) * 0.125, key=key, other=True).ys.shape == (3, 5, 2)
+
+
+def test_a_fit_by_local_linearisation_simulates_its_own_law(getkey):
+    """Draws of one step have the exact mean and variance, which Euler's at this step have not."""
+    theta = 2.0
+    sde = dynlm.problems.ou(theta=theta, sigma=1.0).sde
+    ys = np.zeros((4, 9, 1), np.float32) + np.arange(9, dtype=np.float32)[None, :, None]
+    options = QUICK | dict(steps=1, every=1, optimiser=optax.set_to_zero())
+    run = dynlm.fit(sde, ys, key=getkey(), loss=losses.local_linear_nll, **options)
+    draws = run.simulate(jnp.ones((20000, 1)), [0.0, 1.0], key=getkey()).ys[:, 1, 0]
+    variance = (1 - np.exp(-2 * theta)) / (2 * theta)
+    assert abs(float(draws.mean()) - np.exp(-theta)) < 4 * np.sqrt(variance / 20000)
+    assert abs(float(draws.var()) - variance) < 4 * variance * np.sqrt(2 / 20000)
+
+
+@pytest.mark.parametrize("score", [losses.energy_score, losses.marginal_distance])
+def test_training_through_either_solver_is_the_same(walks, getkey, score):
+    key, few = getkey(), QUICK | dict(steps=4, every=2, window=5, batch=4)
+    runs = [
+        dynlm.fit(SPEC, walks, key=key, loss=score, simulate=how, draws=2, substeps=2, **few)
+        for how in (dynlm.rollout, dynlm.solve)
+    ]
+    for a, b in zip(*(jax.tree.leaves(run.model) for run in runs)):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+    assert runs[0].law == ("euler", pytest.approx(0.25), 2)
+    with pytest.raises(ValueError, match="no density"):
+        runs[0].predictor()
+
+
+def test_lower_precision_changes_products_and_nothing_else(walks, getkey):
+    key = getkey()
+    full = dynlm.fit(SPEC, walks, key=key, **QUICK)
+    low = dynlm.fit(SPEC, walks, key=key, precision="bfloat16", **QUICK)
+    kinds = {x.dtype for x in jax.tree.leaves(eqx.filter(low.model, eqx.is_array))}
+    assert kinds == {jnp.dtype("float32")}
+    assert jax.tree.structure(low.model) == jax.tree.structure(full.model)
+    assert not alike(low.model, full.model)
+    assert low.log[-1]["loss"] == pytest.approx(full.log[-1]["loss"], abs=0.02)
+
+
+def test_uneven_times_are_recorded_as_such(getkey):
+    ts = np.cumsum(np.asarray([0.0, 0.1, 0.3, 0.1, 0.2, 0.4, 0.1, 0.2, 0.3]))
+    paths = [dynlm.Trajectory.from_arrays(np.ones((9, 2), np.float32), ts)] * 4
+    run = dynlm.fit(SPEC, paths, key=getkey(), **(QUICK | dict(steps=2, every=2)))
+    assert run.law.step is None
+    run.simulate(jnp.zeros((1, 2)), ts, key=getkey())
+
+
+def test_specs_survive_json():
+    spec = NeuralSDE(3, drift="gradient", diffusion="lowrank", rank=2, time="fourier")
+    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+    with pytest.raises(ValueError, match="load_run"):
+        from_json({"spec": "os.system"})
+    with pytest.raises(ValueError, match="does not know"):
+        from_json(to_json(spec) | {"command": "rm"})
+
+
+@pytest.mark.parametrize("drift", ["mlp", "residual", "gradient", "lipschitz", "linear"])
+@pytest.mark.parametrize("diffusion", ["scalar", "diagonal", "lowrank", "full"])
+def test_every_spec_makes_a_model_of_its_size(getkey, drift, diffusion):
+    sde = NeuralSDE(3, drift=drift, diffusion=diffusion, width=4, depth=1).build(key=getkey())
+    y = jnp.ones(3)
+    assert sde.drift(0.0, y).shape == (3,)
+    assert sde.diffusion.covariance(0.0, y).as_matrix().shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(window=1), "`window` is 1"),
+        (dict(steps=0), "`steps` is 0"),
+        (dict(precision="float8"), "Use float32 or bfloat16"),
+        (dict(substeps=2), "for `simulate`, which is None"),
+        (dict(seeds=2, model=SPEC.build(key=jr.key(0))), "`seeds` needs a spec"),
+        (dict(model=NeuralSDE(3)), "`model` has `dim` 3, and the data 2"),
+        (dict(layer=3), "is no store"),
+        (dict(data="text"), "Pass a store"),
+        (dict(data=np.full((2, 5, 2), np.nan)), "not finite"),
+        (dict(held_out=np.zeros((4, 9, 3))), "`held_out` has 3 dimensions"),
+        (dict(chunk=0), "`chunk` is 0"),
+        (dict(patience=5), "needs a held-out loss"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(walks, getkey, unchecked, options, sentence):
+    options = dict(model=SPEC, data=walks) | QUICK | options
+    model, data = options.pop("model"), options.pop("data")
+    with pytest.raises(ValueError, match=sentence):
+        dynlm.fit(model, data, key=getkey(), **options)
+
+
+def test_a_projection_is_applied_and_recorded(tmp_path, getkey):
+    ys = np.asarray(jr.normal(getkey(), (30, 20, 6)))
+    store = from_arrays(tmp_path / "s", list(ys))
+    projection = fit_projection(store, 0, 2, whiten=True)
+    run = dynlm.fit(SPEC, store, key=getkey(), projection=projection, **QUICK)
+    assert run.facts["data"]["dim"] == 2 and run.facts["data"]["projection"].startswith("crc32:")
+    assert "held_out" in run.log[-1]  # the store's validation documents
+    window = windows_of(store.split("train"), 9, projection=projection)[0]
+    assert window.ys.shape == (9, 2)
