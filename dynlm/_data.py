@@ -40,7 +40,13 @@ class Rows:
 
 
 def windows_of(
-    data: Any, length: int, *, layer: Any = None, projection: Any = None, what: str = "data"
+    data: Any,
+    length: int,
+    *,
+    layer: Any = None,
+    projection: Any = None,
+    burn: int = 0,
+    what: str = "data",
 ) -> Windows:
     """Any kind of data as windows of `length` states."""
     if isinstance(data, Windows):
@@ -53,10 +59,10 @@ def windows_of(
             raise BadArgument(f"`layer` is None, and the store has the layers {names}. Choose one.")
         layer = names[0] if layer is None else layer
         rows: Any = data  # whose properties are cached, which a protocol does not know
-        return Windows(rows, layer, length, projection=projection)
+        return Windows(rows, layer, length, projection=projection, skip=burn)
     if layer is not None:
         raise BadArgument(f"`layer` is {shown(layer)}, but `{what}` is no store.")
-    return Windows(rows_of(data, what), LAYER, length, projection=projection)
+    return Windows(rows_of(data, what), LAYER, length, projection=projection, skip=burn)
 
 
 def rows_of(data: Any, what: str = "data") -> Rows:
@@ -77,6 +83,8 @@ def _paths(data: Any, what: str) -> Any:
         if ys.ndim == 2:
             ys, ts, mask = ys[None], ts[None], mask[None]
         for y, t, m in zip(ys, ts, mask):
+            if not np.isfinite(y[m]).all():
+                raise BadArgument(f"`{what}` has states that are not finite. Leave them out.")
             yield y[m], t[m].astype(np.float64)
     elif isinstance(data, np.ndarray | jax.Array):
         array = np.asarray(data)
@@ -207,7 +215,7 @@ def facts_of(windows: Windows) -> dict[str, Any]:
         "states": int(np.sum(store.lengths)),
         "layer": windows.layer,
         "projection": f"crc32:{code:08x}" if arrays else None,
-        "window": [windows.length, windows.stride],
+        "window": [windows.length, windows.stride, windows.skip],
         "dim": windows.dim,
         "dtype": str(windows.dtype),
     }

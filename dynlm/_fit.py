@@ -1,7 +1,9 @@
 """`fit`: loss, data and trainer put together, and the folder of a run."""
 
 import dataclasses
+import functools
 import inspect
+import zlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -58,9 +61,11 @@ class Adam:
 
         rise = max(1, round(self.warmup * steps))
         if self.schedule == "cosine":
-            rate = optax.warmup_cosine_decay_schedule(0.0, self.rate, rise, max(steps, rise + 1))
+            rate = optax.warmup_cosine_decay_schedule(
+                self.rate / rise, self.rate, rise, max(steps, rise + 1)
+            )
         else:
-            rate = optax.linear_schedule(0.0, self.rate, rise)
+            rate = optax.linear_schedule(self.rate / rise, self.rate, rise)
         return optax.chain(
             optax.clip_by_global_norm(self.clip), optax.adamw(rate, weight_decay=self.decay)
         )
@@ -81,6 +86,7 @@ def fit(
     window: int = 32,
     layer: int | str | None = None,
     projection: Any = None,
+    burn: int = 0,
     held_out: Any = None,
     optimiser: train.Optimiser | Adam | None = None,
     accumulate: int = 1,
@@ -125,6 +131,8 @@ def fit(
         window: States in a window: `window - 1` transitions, or the length of simulated paths.
         layer: Of a store.
         projection: Of the states, fitted on training documents.
+        burn: States at the start of each path that are left out. Baselines and scores leave out the
+            transition from the first, which of a text is unlike all others: 1 does the same.
         held_out: Data of the same kinds for the held-out loss; by default a store's validation
             documents, and nothing otherwise.
         optimiser: Any of Optax, or the plain values `dynlm.Adam(...)`, which is the default.
@@ -133,7 +141,7 @@ def fit(
         precision: "bfloat16" computes the products of linear layers in that, and all else in
             float32; the parameters that are trained are float32.
         every: Steps between rows of metrics.
-        chunk: Steps that one compiled call makes, a divisor of `every`.
+        chunk: Steps that one compiled call makes, at most `every`.
         patience: Steps without a better held-out loss after which training ends.
         seeds: Trains so many models of a spec at once; see `Run.seed`.
         guard: What is done about losses that are not finite.
@@ -146,12 +154,15 @@ def fit(
             are read from the store while the device works.
         quiet: No progress bar.
     """
-    windows = _training(data, window, layer, projection)
+    windows = _training(data, window, layer, projection, burn)
     if isinstance(model, specs.NeuralSDE) and model.scale is None:
         model = dataclasses.replace(model, scale=noise_of(windows))
     started = model
     held = _held_out(data, held_out, windows, window, layer, projection)
-    whole, law = _loss_and_law(loss, simulate, draws, substeps, solver, gap_of(windows))
+    calculus = getattr(model, "calculus", "ito")
+    whole = _whole(loss, simulate, draws, substeps, solver)
+    name, cut = fitted_by(whole, calculus)
+    law = Law(name, gap_of(windows), cut)
     if precision not in PRECISIONS:
         raise BadArgument(f"`precision` is {shown(precision)}. Use {' or '.join(PRECISIONS)}.")
     if precision != "float32":
@@ -161,7 +172,6 @@ def fit(
     model_key, noise_key, held_key = jr.split(key, 3)
     model, maker = _made(model, model_key, seeds, windows.dim)
     plain = Adam() if optimiser is None else optimiser
-    chosen = plain.build(steps) if isinstance(plain, Adam) else plain
     facts = _facts(started, loss, law, windows, plain) | {
         "batch": batch,
         "accumulate": accumulate,
@@ -169,17 +179,19 @@ def fit(
         "precision": precision,
         "order": seed,
         "key": jr.key_data(key).tolist() if _typed(key) else jnp.asarray(key).tolist(),
-        "held_out": None if held is None else list(held.ys.shape),
+        "held_out": None if held is None else _digest(held),
         "draws": draws if simulate is not None else None,
     }
     if isinstance(plain, Adam) and plain.schedule == "cosine":
         facts["schedule_steps"] = steps
     record = facts | {"steps": steps, "seeds": seeds, "patience": patience}
     record |= {"dynlm": version("dynlm"), "jax": jax.__version__}
+    if batch % accumulate:
+        raise BadArgument(f"`accumulate` is {accumulate} and `batch` {batch}. Use a divisor.")
     if out is not None:
-        _keep_facts(Path(out), record)
+        _keep_facts(Path(out), record, new=True)
     trained = train.fit(
-        train.trainer(whole, chosen, accumulate=accumulate, average=average),
+        _trainer(whole, plain, steps, accumulate, average),
         maker if seeds is not None else model,
         source_of(windows, batch, seed=seed, resident=resident),
         key=noise_key,
@@ -197,14 +209,18 @@ def fit(
         run=facts,
         quiet=quiet,
     )
+    if out is not None:
+        _keep_facts(Path(out), record, new=False)
     return Run(trained.best, trained.model, trained.log, law, record, trained.ended)
 
 
-def _training(data: Any, window: int, layer: Any, projection: Any) -> Any:
+def _training(data: Any, window: int, layer: Any, projection: Any, burn: int) -> Any:
+    if burn < 0:
+        raise BadArgument(f"`burn` is {burn}. Use 0 or more.")
     if window < 2:
         raise BadArgument(f"`window` is {window}. Use 2 or more: a transition takes two states.")
     part = data.split("train") if isinstance(data, Store) and data.whole else data
-    return windows_of(part, window, layer=layer, projection=projection)
+    return windows_of(part, window, layer=layer, projection=projection, burn=burn)
 
 
 def _held_out(
@@ -216,10 +232,10 @@ def _held_out(
         held_out = data.split("valid")
         if len(held_out) == 0:
             return None
-    if isinstance(held_out, Store) or layer is None:
-        found = windows_of(held_out, window, layer=layer, projection=projection, what="held_out")
-    else:
-        found = windows_of(held_out, window, projection=projection, what="held_out")
+    own = layer if isinstance(held_out, Store) else None
+    found = windows_of(
+        held_out, window, layer=own, projection=projection, burn=windows.skip, what="held_out"
+    )
     if found.dim != windows.dim:
         raise BadArgument(
             f"`held_out` has {found.dim} dimensions and `data` {windows.dim}. Use the same layer "
@@ -228,25 +244,17 @@ def _held_out(
     return some_of(found, HELD_OUT)
 
 
-def _loss_and_law(
-    loss: Callable,
-    simulate: Callable | None,
-    draws: int,
-    substeps: int,
-    solver: Any,
-    step: float | None,
-) -> tuple[Callable, Law]:
-    """The loss of a batch, and what it fits."""
+def _whole(
+    loss: Callable, simulate: Callable | None, draws: int, substeps: int, solver: Any
+) -> Callable:
+    """The loss of a batch."""
     if simulate is None:
         if solver is not None or substeps != 1:
             raise BadArgument("`solver` and `substeps` are for `simulate`, which is None.")
-        whole = loss if _second(loss) == "paths" else losses.each(loss)
-        return whole, Law(_scheme_of(loss), step, 1)
+        return loss if _second(loss) == "paths" else losses.each(loss)
     of_sets = "origins" in inspect.signature(loss).parameters
     make = losses.set_simulated if of_sets else losses.simulated
-    whole = make(loss, simulate=simulate, draws=draws, substeps=substeps, solver=solver)
-    name = "euler" if solver is None else type(solver).__name__
-    return whole, Law("euler" if name == "Euler" else name, step, substeps)
+    return make(loss, simulate=simulate, draws=draws, substeps=substeps, solver=solver)
 
 
 def _second(loss: Callable) -> str | None:
@@ -257,24 +265,31 @@ def _second(loss: Callable) -> str | None:
     return names[1] if len(names) > 1 else None
 
 
-def _scheme_of(loss: Any) -> str | None:
-    """The name of the scheme whose likelihood a loss is, where it is one."""
+def fitted_by(loss: Any, calculus: str = "ito") -> tuple[str | None, int]:
+    """The scheme that a loss fits, and its steps in a gap; None where it names none."""
+    if isinstance(loss, losses.Each):
+        return fitted_by(loss.loss, calculus)
+    if isinstance(loss, losses.Weighted):
+        found = {fitted_by(part, calculus) for part in loss.losses}
+        found -= {(None, 1)} if len(found) > 1 else set()
+        return found.pop() if len(found) == 1 else (None, 1)
+    if isinstance(loss, losses.Simulated | losses.SimulatedSet):
+        solver = loss.simulator.solver
+        usual = "euler" if calculus == "ito" else "Heun"
+        name = usual if solver is None else type(solver).__name__
+        return ("euler" if name == "Euler" else name), loss.simulator.substeps
+    if isinstance(loss, losses.TransitionNLL):
+        return (loss.scheme.name if loss.scheme.name in SCHEMES else None), 1
     known: dict[Any, str] = {
         losses.transition_nll: "euler",
         losses.local_linear_nll: "local_linear",
         losses.strang_nll: "strang",
+        losses.zhang: "euler",
     }
-    if isinstance(loss, losses.Each):
-        return _scheme_of(loss.loss)
-    if isinstance(loss, losses.Weighted):
-        found = {_scheme_of(part) for part in loss.losses}
-        return found.pop() if len(found) == 1 else None
-    if isinstance(loss, losses.TransitionNLL):
-        return loss.scheme.name if loss.scheme.name in SCHEMES else None
     try:
-        return known.get(loss)
+        return known.get(loss), 1
     except TypeError:
-        return None
+        return None, 1
 
 
 @final
@@ -289,6 +304,25 @@ class _Lower(eqx.Module):
 
     def weight(self, paths: Any) -> Float[Array, ""]:
         return weight_of(self.loss, paths)
+
+
+def _trainer(
+    loss: Callable, optimiser: Any, steps: int, accumulate: int, average: float | None
+) -> train.Trainer:
+    """The trainer; the same one for the same plain values, so that fits share compiled calls."""
+    if isinstance(optimiser, Adam):
+        try:
+            return _shared(loss, optimiser, steps, accumulate, average)
+        except TypeError:  # a loss that has arrays, and so no hash
+            optimiser = optimiser.build(steps)
+    return train.trainer(loss, optimiser, accumulate=accumulate, average=average)
+
+
+@functools.lru_cache(maxsize=16)
+def _shared(
+    loss: Callable, optimiser: Adam, steps: int, accumulate: int, average: float | None
+) -> train.Trainer:
+    return train.trainer(loss, optimiser.build(steps), accumulate=accumulate, average=average)
 
 
 def _made(model: Any, key: RandomKey, seeds: int | None, dim: int) -> tuple[Any, Any]:
@@ -314,35 +348,56 @@ def _facts(model: Any, loss: Callable, law: Law, windows: Any, optimiser: Any) -
     return {
         "model": specs.to_json(model) if known else None,
         "made_of": type(model).__name__,
-        "loss": _name_of(loss),
+        "loss": _described(loss),
         "law": law._asdict(),
         "data": facts_of(windows),
         "optimiser": dataclasses.asdict(optimiser) if plain else "custom",
     }
 
 
-def _name_of(loss: Any) -> str:
-    if isinstance(loss, losses.Each):
-        return _name_of(loss.loss)
-    return getattr(loss, "__name__", None) or type(loss).__name__
+def _described(x: Any) -> str:
+    """A text that is the same for what is the same: functions by name, arrays by their values."""
+    if isinstance(x, functools.partial):
+        rest = [_described(a) for a in (*x.args, *sorted(x.keywords.items()))]
+        return f"{_described(x.func)}({', '.join(rest)})"
+    if eqx.is_array(x):
+        return f"array({x.shape}, {_digest(x)})"
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        fields = [f"{f.name}={_described(getattr(x, f.name))}" for f in dataclasses.fields(x)]
+        return f"{type(x).__name__}({', '.join(fields)})"
+    if isinstance(x, tuple | list):
+        return f"({', '.join(map(_described, x))})"
+    if callable(x):
+        return getattr(x, "__qualname__", None) or type(x).__name__
+    return repr(x)
 
 
-def _keep_facts(folder: Path, facts: dict[str, Any]) -> None:
-    if (folder / RUN).exists():
-        there = read_json(folder / RUN)
+def _digest(tree: Any) -> str:
+    """A checksum of the arrays of a tree."""
+    code = 0
+    for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
+        code = zlib.crc32(np.ascontiguousarray(np.asarray(x)).tobytes(), code)
+    return f"crc32:{code:08x}"
+
+
+def _keep_facts(folder: Path, facts: dict[str, Any], new: bool) -> None:
+    """Checks against what is there; writes it where nothing is, or once training has ended."""
+    there = (folder / RUN).exists()
+    if there:
+        old = read_json(folder / RUN)
         free = {"steps", "patience", "format", "dynlm", "jax"}
         here = facts
         other = [
-            f"`{name}` is {shown(there.get(name))} there, {shown(here.get(name))} here"
-            for name in sorted({*there, *here} - free)
-            if there.get(name) != here.get(name)
+            f"`{name}` is {shown(old.get(name))} there, {shown(here.get(name))} here"
+            for name in sorted({*old, *here} - free)
+            if old.get(name) != here.get(name)
         ]
         if other:
             raise BadArgument(
                 f"{folder} is of another run: {'; '.join(other)}. Go on with what it had, or use "
                 "another folder."
             )
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not (there and new):
         write_run(folder, facts)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import baselines
 from ._io import BadArgument
-from ._run import SCHEMES, SOLVERS, Law, Run
+from ._run import SCHEMES, SOLVERS, TOLERANCE, Law, Run, solved_by
 from ._types import RandomKey
 from .predict import (
     Embedding,
@@ -19,6 +19,7 @@ from .predict import (
     refinement,
     score,
 )
+from .predict._table import Measure, plain
 from .stats import Interval
 from .store import Windows
 from .trajectory import Trajectory
@@ -46,10 +47,12 @@ class Verdict(NamedTuple):
         scores: Of the run, its null, and the baselines, on held-out documents.
         embedding: Whether the linear one-step model belongs to a process in continuous time.
         refinement: Whether the run has the same one-step law when it is solved more finely; None
-            where its loss fits the SDE itself, or names no scheme.
+            where its loss names no scheme.
         continuous: Whether claims in continuous time may be made.
         reason: Why not, or why so.
         power: The least nonlinear effect that so many documents could have shown, if measured.
+        null_gain: What the fit of shuffled states gains on shuffled test states over a linear
+            model of such: as much is gained without any order in time.
     """
 
     scores: ScoreTable
@@ -58,22 +61,20 @@ class Verdict(NamedTuple):
     continuous: bool
     reason: str
     power: Power | None
+    null_gain: Measure | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict."""
 
-        def plain(x: Any) -> Any:
-            if isinstance(x, np.ndarray):
-                return x.tolist()
-            return [plain(v) for v in x] if isinstance(x, tuple) else x
-
-        def named(x: Any) -> Any:
-            return None if x is None else {k: plain(v) for k, v in x._asdict().items()}
-
+        embedding = None if self.embedding is None else self.embedding._asdict()
+        for name, x in (embedding or {}).items():
+            if embedding is not None and isinstance(x, np.ndarray):
+                embedding[name] = x.tolist()
         return {
             "scores": self.scores.to_json(),
-            "embedding": named(self.embedding),
-            "refinement": named(self.refinement),
+            "embedding": plain(embedding),
+            "refinement": plain(self.refinement),
+            "null_gain": plain(self.null_gain),
             "continuous": self.continuous,
             "reason": self.reason,
             "power": None if self.power is None else self.power.to_json(),
@@ -130,17 +131,20 @@ def judge(
         options: For `predict.score`.
     """
     fit_key, score_key, fine_key = jr.split(key, 3)
+    _check_step(run.law, test.paths)
     models: dict[str, Any] = {"fit": _predictor(run)}
     if null is not None:
-        models["fit of shuffled"] = _predictor(null)
+        models["fit of shuffled"] = _predictor(null)  # scored on states that do have their order
     models |= make(train.paths, fit_key)
     longest = int(np.max(np.sum(np.asarray(test.paths.mask), axis=1)))
     options.setdefault("horizons", tuple(h for h in HORIZONS if h < longest - 1))
     scores = score(models, test.paths, test.docs, key=score_key, lift=lift, raw=test.raw, **options)
-    linear = models.get("var1")
-    embedding = None if linear is None or run.law.step is None else _embedding(linear, run.law.step)
+    linear = models.get("var1", None) or baselines.var1(train.paths)
+    embedding = None if run.law.step is None else _embedding(linear, run.law.step)
     fine, ok, reason = _refined(run, test.paths, fine_key)
-    if embedding is not None and not embedding.ok:
+    if embedding is None:
+        ok, reason = False, f"{reason} With uneven gaps it was not checked that they may be."
+    elif not embedding.ok:
         ok, reason = False, f"{reason} The linear one-step model: {embedding.reason}"
     gain = scores.models["fit"].gain
     if isinstance(gain, Interval) and gain.high is not None and gain.high < 0:
@@ -148,7 +152,20 @@ def judge(
             False,
             f"The fit is worse than {scores.reference}. Solved more finely: {reason}",
         )
-    return Verdict(scores, embedding, fine, ok, reason, power)
+    null_gain = None if null is None else _null_gain(null, train, test, score_key, options)
+    return Verdict(scores, embedding, fine, ok, reason, power, null_gain)
+
+
+def _null_gain(
+    null: Run, train: Rows, test: Rows, key: RandomKey, options: dict[str, Any]
+) -> Measure | None:
+    """The gain of the null on shuffled rows."""
+    linear = baselines.var1(shuffled_rows(train, seed=0).paths)
+    rows = shuffled_rows(test, seed=1)
+    models = {"null": _predictor(null), "var1": linear}
+    rest: dict[str, Any] = options | {"horizons": ()}
+    found = score(models, rows.paths, rows.docs, key=key, **rest)
+    return found.models["null"].gain
 
 
 def beyond_linear(verdict: Verdict) -> str:
@@ -159,19 +176,49 @@ def beyond_linear(verdict: Verdict) -> str:
         return "Nothing is said of dynamics beyond linear: there is no gain over a linear model."
     gain = f"{found.value:.4f} [{_end(found.low)}, {_end(found.high)}] nats per step and dimension"
     if found.low is not None and found.low > 0:
-        return f"Beyond linear: the fit gains {gain} over {scores.reference}."
+        null = verdict.null_gain
+        if not isinstance(null, Interval):
+            return (
+                f"The fit gains {gain} over {scores.reference}. Without a fit of shuffled states "
+                "it is not said that this is dynamics: documents that merely differ gain too."
+            )
+        same = f"the same fit of shuffled states gains {null.value:.4f} on shuffled ones"
+        if not found.low > null.high:
+            return (
+                f"The fit gains {gain} over {scores.reference}, and {same}: no order is seen in it."
+            )
+        beside = f" Of that, time is the cause: {same}."
+        return f"Beyond linear: the fit gains {gain} over {scores.reference}.{beside}"
     if verdict.power is None:
         return (
             f"The fit gains {gain} over {scores.reference}. From that nothing follows: it was not "
             "measured which effect so many documents could have shown (`power`)."
         )
-    least = verdict.power.smallest
+    power = verdict.power
+    share = f"in {power.wanted:.0%} of {power.repeats} trials with {power.documents} documents"
     could = (
-        "even the strongest effect that was planted was not seen in them"
-        if least is None
-        else f"an effect of strength {least:g} or more would have been seen in them"
+        f"even the strongest effect that was planted was not seen {share}"
+        if power.smallest is None
+        else f"planted effects of strength {power.smallest:g} and more were seen {share}"
     )
-    return f"No dynamics beyond linear were seen in {scores.documents} documents ({gain}); {could}."
+    return (
+        f"No dynamics beyond linear were seen in {scores.documents} documents ({gain}); {could}, "
+        f"and {power.false_alarms:.0%} were false alarms where there was none."
+    )
+
+
+def _check_step(law: Law, paths: Trajectory) -> None:
+    """Refuses rows whose gaps are not those that the run was fitted on."""
+    gaps = np.diff(np.asarray(paths.ts, np.float64), axis=1)
+    gaps = gaps[np.asarray(paths.mask)[:, 1:] & (gaps > 0)]
+    if law.step is None or not gaps.size:
+        return
+    worst = gaps[np.argmax(np.abs(gaps - law.step))]
+    if abs(worst - law.step) > TOLERANCE * law.step:
+        raise BadArgument(
+            f"`test` has the step {worst:g}, and the run was fitted on {law.step:g}. At another "
+            "step it is another process: score it on rows with its own."
+        )
 
 
 def _end(x: float | None) -> str:
@@ -205,13 +252,14 @@ def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | 
     law: Law = run.law
     if law.scheme is None:
         return None, False, "the loss names no scheme, so it is not known what was fitted."
+    if law.scheme not in (*SCHEMES, *SOLVERS):
+        return None, False, f"{law.scheme} was not checked: `rollout` does not take it."
     if law.scheme in SCHEMES and law.scheme != "euler":
-        scheme: Any = SCHEMES[law.scheme]()
+        sde, scheme = run.model, SCHEMES[law.scheme]()
     else:
-        solver = SOLVERS.get(law.scheme if law.scheme in SOLVERS else "Euler")
-        scheme = None if solver is None else solver()
+        sde, scheme = solved_by(run)
     factors = tuple(law.substeps * k for k in (1, 4, 16))
-    found = refinement(run.model, paths, key=key, scheme=scheme, factors=factors)
+    found = refinement(sde, paths, key=key, scheme=scheme, factors=factors)
     return found, found.ok, found.reason
 
 

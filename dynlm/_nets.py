@@ -61,8 +61,16 @@ class Dense(eqx.Module):
     def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
         *hidden, last = self.layers
         for layer in hidden:
-            x = self.activation(layer(x))
-        return last(x)
+            x = self.activation(_linear(layer, x))
+        return _linear(last, x)
+
+
+def _linear(layer: Any, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+    """The layer at x. Under two `vmap`s `weight @ x`, as Equinox has it, copies transposes."""
+    if not isinstance(layer, eqx.nn.Linear):
+        return layer(x)
+    y = x @ layer.weight.T
+    return y if layer.bias is None else y + layer.bias
 
 
 @final
@@ -180,7 +188,7 @@ class Lowered(eqx.Module):
 
     def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
         lower = jnp.dtype(self.dtype)
-        y = (self.linear.weight.astype(lower) @ x.astype(lower)).astype(x.dtype)
+        y = (x.astype(lower) @ self.linear.weight.astype(lower).T).astype(x.dtype)
         return y if self.linear.bias is None else y + self.linear.bias
 
 

@@ -19,7 +19,7 @@ from ._io import BadArgument, write_atomic
 from ._types import RandomKey, concrete
 from .losses import AbstractScheme, EulerMaruyama, LocalLinear, LocalSkew, Strang
 from .predict import FromSDE
-from .simulate import rollout
+from .simulate import rollout, solve
 from .specs import from_json
 from .trajectory import Trajectory
 
@@ -92,7 +92,7 @@ class Run(NamedTuple):
     def predictor(self) -> FromSDE:
         """The one-step law that was fitted, to be scored beside the baselines."""
         self._check_one()
-        if self.law.scheme not in (*SCHEMES, "Euler") or self.law.substeps != 1:
+        if self.law.scheme not in SCHEMES or self.law.substeps != 1:
             raise BadArgument(
                 f"This model was fitted by {_named(self.law)}, whose law from state to state has "
                 "no density in closed form. Score its draws, or fit by `transition_nll`."
@@ -112,15 +112,23 @@ class Run(NamedTuple):
                 `refinement`, that is another process than the one that was fitted.
         """
         self._check_one()
-        ts = jnp.asarray(ts, y0s.dtype)
         if not other:
-            self._check_step(ts)
-        if self.law.scheme in (None, "euler", *SOLVERS):
-            solver = SOLVERS.get(self.law.scheme or "", None)
-            scheme = None if solver is None else solver()
-            substeps = self.law.substeps
-            return rollout(self.model, y0s, ts, key=key, scheme=scheme, substeps=substeps)
-        return _chains(self.model, _scheme(self.law), y0s, ts, key)
+            self._check_step(ts)  # before rounding: gaps of late times lose digits
+        ts = jnp.asarray(ts, y0s.dtype)
+        if self.law.scheme in ("euler", *SOLVERS):
+            sde, scheme = solved_by(self)
+            return rollout(sde, y0s, ts, key=key, scheme=scheme, substeps=self.law.substeps)
+        if self.law.scheme is None:
+            if not other:
+                raise BadArgument(
+                    "This model was fitted by a loss that names no scheme, so it is not known what "
+                    "to simulate. Pass `other=True` for the default of `dynlm.rollout`, or fit by "
+                    "a loss of `dynlm.losses`."
+                )
+            return rollout(self.model, y0s, ts, key=key, substeps=self.law.substeps)
+        if self.law.scheme in SCHEMES:
+            return _chains(self.model, _scheme(self.law), y0s, ts, key)
+        return _solved(self, y0s, ts, key)
 
     def _check_one(self) -> None:
         if self.facts.get("seeds") is not None:
@@ -128,7 +136,7 @@ class Run(NamedTuple):
                 f"The run has {self.facts['seeds']} seeds. Take one of them: `run.seed(0)`."
             )
 
-    def _check_step(self, ts: Float[Array, " time"]) -> None:
+    def _check_step(self, ts: Any) -> None:
         step, times = self.law.step, concrete(ts)
         if step is None or times is None:
             return
@@ -140,6 +148,34 @@ class Run(NamedTuple):
                 f"{_named(self.law)}. At another step it is another process: use the step of the "
                 "fit, or pass `other=True` if `dynlm.predict.refinement` says that it may be."
             )
+
+
+def solved_by(run: Run) -> tuple[Any, dfx.AbstractSolver]:
+    """What to solve, and by which solver, to have the law of a fit by a solver's steps.
+
+    Euler's likelihood is that of the Ito form, whatever form the model has.
+    """
+    solver = SOLVERS.get(run.law.scheme or "", dfx.Euler)()
+    sde = run.model.to_ito() if isinstance(solver, dfx.Euler) else run.model
+    return sde, solver
+
+
+def _solved(
+    run: Run, y0s: Float[Array, "path dim"], ts: Float[Array, " time"], key: RandomKey
+) -> Trajectory:
+    """Paths by a Diffrax solver that `rollout` does not take."""
+    kind = getattr(dfx, run.law.scheme or "", None)
+    if kind is None:
+        raise BadArgument(
+            f"This model was fitted by {_named(run.law)}, which is no solver of Diffrax. Simulate "
+            "`run.model` by it with `dynlm.solve`."
+        )
+
+    def one(i: Array, y0: Float[Array, " dim"]) -> Trajectory:
+        options: dict[str, Any] = dict(solver=kind(), substeps=run.law.substeps)
+        return solve(run.model, y0, ts, key=jr.fold_in(key, i), **options).path
+
+    return eqx.filter_jit(jax.vmap(one))(jnp.arange(len(y0s)), y0s)
 
 
 def write_run(folder: Path, facts: dict[str, Any]) -> None:
@@ -165,6 +201,9 @@ def load_run(folder: str | Path, like: Any = None) -> Run:
             f"{folder / RUN} has the format {shown(facts.get('format'))}; this version reads "
             f"{FORMAT}. Use the version of dynlm that wrote it ({shown(facts.get('dynlm'))})."
         )
+    missing = [name for name in ("law", "held_out", "steps") if name not in facts]
+    if missing:
+        raise BadArgument(f"{folder / RUN} lacks {', '.join(missing)}. Restore it from a copy.")
     seeds = facts.get("seeds")
     if like is None:
         spec = facts.get("model")
@@ -187,11 +226,18 @@ def load_run(folder: str | Path, like: Any = None) -> Run:
     if found is None:
         raise BadArgument(f"{folder} has no checkpoint yet. Train on: call `fit` with it again.")
     arrays, notes = found
+    if notes["facts"].get("law") != facts["law"]:
+        raise BadArgument(
+            f"{folder / RUN} says that the run was fitted by {shown(facts['law'])}, its checkpoint "
+            f"by {shown(notes['facts'].get('law'))}. Restore the file from a copy."
+        )
     averaged = any(name.startswith(".state.average") for name in arrays)
     last = _filled(like, arrays, ".state.model", folder)
     if averaged:
         last = _filled(last, arrays, ".state.average", folder, floating=True)
-    best = _filled(last, arrays, ".best", folder, floating=True) if facts["held_out"] else last
+    best = last
+    if facts["held_out"] and np.isfinite(np.asarray(arrays[".best_value"])).all():
+        best = _filled(last, arrays, ".best", folder, floating=True)
     law = Law(**facts["law"])
     return Run(best, last, notes["log"], law, facts, _ended(facts, notes))
 

@@ -73,6 +73,12 @@ class NeuralSDE:
                 raise BadArgument(f"`{name}` is {getattr(self, name)}. Use 1 or more.")
         if self.scale is not None and not self.scale > 0:
             raise BadArgument(f"`scale` is {self.scale}. Use a number above 0, or None.")
+        if self.on == "time" and self.time == "none":
+            raise BadArgument("`on` is 'time' and `time` is 'none'. Use 'raw' or 'fourier' for it.")
+        if self.on == "component" and self.diffusion != "diagonal":
+            raise BadArgument(
+                f"`on` is 'component' and `diffusion` {shown(self.diffusion)}. Use 'diagonal'."
+            )
         if self.depth < 0:
             raise BadArgument(f"`depth` is {self.depth}. Use 0 or more.")
         if self.time not in TIMES:

@@ -1,5 +1,6 @@
 """What every test runs under: strict JAX, fixed keys, slow tests last, compiled programs kept."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,20 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+MAPS = 30_000  # of memory, of the 65,530 that Linux lets a process have
+
+
+def pytest_runtest_teardown(item):
+    """Forgets compiled programs before there are too many: each has maps of memory of its own.
+
+    A process that has no more of them ends with a segmentation fault.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """`fit` and `load_run`: what they put together, what they record, what they refuse."""
 
+import dataclasses
+import functools
 import json
 
 import diffrax as dfx
@@ -14,7 +16,7 @@ import pytest
 import dynlm
 from dynlm import losses
 from dynlm._data import windows_of
-from dynlm._fit import Adam
+from dynlm._fit import Adam, _described
 from dynlm.specs import NeuralSDE, from_json, to_json
 from dynlm.store import Windows, fit_projection, from_arrays
 
@@ -165,6 +167,14 @@ def test_uneven_times_are_recorded_as_such(getkey):
     run.simulate(jnp.zeros((1, 2)), ts, key=getkey())
 
 
+def test_fits_alike_in_shape_are_compiled_once(walks, getkey, caplog):
+    few = QUICK | dict(steps=4, every=2)
+    dynlm.fit(SPEC, walks, key=getkey(), **few)
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        dynlm.fit(SPEC, walks, key=getkey(), **few)
+    assert not [line for line in caplog.messages if "Compiling jit(run_chunk" in line]
+
+
 def test_specs_survive_json():
     spec = NeuralSDE(3, drift="gradient", diffusion="lowrank", rank=2, time="fourier")
     assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
@@ -195,6 +205,8 @@ def test_every_spec_makes_a_model_of_its_size(getkey, drift, diffusion):
         (dict(layer=3), "is no store"),
         (dict(data="text"), "Pass a store"),
         (dict(data=np.full((2, 5, 2), np.nan)), "not finite"),
+        (dict(accumulate=3), "Use a divisor"),
+        (dict(burn=-1), "`burn` is -1"),
         (dict(held_out=np.zeros((4, 9, 3))), "`held_out` has 3 dimensions"),
         (dict(chunk=0), "`chunk` is 0"),
         (dict(patience=5), "needs a held-out loss"),
@@ -216,3 +228,57 @@ def test_a_projection_is_applied_and_recorded(tmp_path, getkey):
     assert "held_out" in run.log[-1]  # the store's validation documents
     window = windows_of(store.split("train"), 9, projection=projection)[0]
     assert window.ys.shape == (9, 2)
+
+
+def test_a_loss_is_known_by_all_that_it_is_made_of():
+    one = functools.partial(losses.mmd, scales=(1.0,))
+    other = functools.partial(losses.mmd, scales=(2.0,))
+    moments = functools.partial(losses.autocovariance_distance, lags=(0, 1))
+    kinds = [one, other, moments, losses.each(losses.transition_nll), losses.transition_nll]
+    kinds += [losses.weighted((a, losses.each(losses.transition_nll))) for a in (1.0, 100.0)]
+    kinds += [losses.nll_by(losses.Strang(steps)) for steps in (2, 3)]
+    kinds += [losses.set_simulated(x, simulate=dynlm.rollout) for x in (one, moments)]
+    assert len({_described(kind) for kind in kinds}) == len(kinds)
+    again = losses.set_simulated(one, simulate=dynlm.rollout)
+    assert _described(again) == _described(kinds[-2])
+
+
+def test_a_run_by_another_solver_is_simulated_by_it(getkey):
+    noise = dynlm.diffusions.Diagonal(lambda t, y: 1 + 0.3 * jnp.sin(y), 2, depends="component")
+    sde = dynlm.SDE(dynlm.drifts.Linear(-jnp.eye(2), jnp.zeros(2)), noise, "stratonovich")
+    run = dynlm.Run(sde, sde, [], dynlm.Law("EulerHeun", 0.5, 2), {}, None)
+    y0s, ts, key = jnp.ones((3, 2)), jnp.asarray([0.0, 0.5, 1.0]), getkey()
+    found = run.simulate(y0s, ts, key=key).ys
+    for i in range(3):
+        k = jr.fold_in(key, i)
+        one = dynlm.solve(sde, y0s[i], ts, key=k, solver=dfx.EulerHeun(), substeps=2)
+        np.testing.assert_allclose(found[i], one.path.ys, rtol=1e-5)
+    with pytest.raises(ValueError, match="no solver of Diffrax"):
+        run._replace(law=dynlm.Law("Other", 0.5, 1)).simulate(y0s, ts, key=key)
+
+
+def test_the_first_step_of_a_run_already_learns(walks, getkey):
+    sde = SPEC.build(key=getkey())
+    run = dynlm.fit(sde, walks, key=getkey(), **(QUICK | dict(steps=1, every=1)))
+    assert not alike(run.model, sde)
+
+
+def test_a_held_out_loss_that_is_never_finite_leaves_the_last_model(walks, getkey):
+    def cut(sde, path):  # NaN where the path was held out: its first time is 0 there
+        return jnp.where(path.ts[-1] < 2.1, jnp.nan, losses.transition_nll(sde, path))
+
+    held = jax.tree.map(lambda x: x[:8, :9], walks)
+    late = jax.tree.map(lambda x: x[:, 9:], walks)
+    with pytest.warns(UserWarning, match="was never finite"):
+        run = dynlm.fit(SPEC, late, key=getkey(), loss=cut, held_out=held, **QUICK)
+    assert alike(run.model, run.last) and run.log[-1]["best_step"] == 0
+
+
+def test_first_states_are_left_out_if_asked(getkey):
+    ys = np.asarray(jr.normal(getkey(), (6, 9, 2)))
+    far = ys.copy()
+    far[:, 0] = 1000.0
+    key, options = getkey(), QUICK | dict(burn=1)
+    spec = dataclasses.replace(SPEC, scale=1.0)
+    runs = [dynlm.fit(spec, data, key=key, **options) for data in (ys, far)]
+    assert alike(runs[0].model, runs[1].model)

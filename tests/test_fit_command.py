@@ -29,7 +29,7 @@ def walks(tmp_path_factory):
 @pytest.mark.slow
 def test_a_table_becomes_a_run_with_its_scores(walks, tmp_path, capsys):
     out = tmp_path / "run"
-    options = [str(walks), "--out", str(out), *FEW, "--json"]
+    options = [str(walks), "--out", str(out), *FEW, "--json", "--power", "1", "--patience", "3"]
     assert command("fit", *options) == 0
     found = capsys.readouterr()
     results = json.loads(found.out)
@@ -37,7 +37,8 @@ def test_a_table_becomes_a_run_with_its_scores(walks, tmp_path, capsys):
     models = results["scores"]["models"]
     assert {"fit", "fit of shuffled", "random walk", "iid", "var1", "ou"} <= models.keys()
     assert results["continuous"] is False and "worse than var1" in results["reason"]
-    assert "From that nothing follows" in results["beyond_linear"]
+    assert "No dynamics beyond linear were seen" in results["beyond_linear"]
+    assert [row["strength"] for row in results["power"]["at"]] == [0.0, 0.05, 0.1, 0.2, 0.4]
     assert "nats per step and dim" in found.err and "fit: " in found.err
     assert results["scores"]["horizons"] == [1, 4, 16]
     assert json.loads((out / "results.json").read_text()) == results
@@ -76,6 +77,10 @@ def test_a_store_is_fitted_at_a_layer_with_options_from_a_file(tmp_path, capsys)
         (["--average", "1"], "`--average` is 1"),
         (["--batch", "4", "--accumulate", "3"], "Use a divisor"),
         (["--layer", "3"], "`--layer` is for a store"),
+        (["--substeps", "4"], "`--substeps` is for scores"),
+        (["--loss", "strang"], "`--noise-on nothing`"),
+        (["--noise-on", "time"], "`--time` is 'none'"),
+        (["--noise-on", "component", "--diffusion", "full"], "Use 'diagonal'"),
         (["--config", "none.toml"], "none.toml cannot be read"),
     ],
 )

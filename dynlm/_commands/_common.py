@@ -28,6 +28,7 @@ RENAMED = {
     "documents": "text",
     "names": "revisions",
     "name": "model",
+    "on": "noise_on",
 }
 SIZES = re.compile(r"`shard_bytes` is (\d+) there, (\d+) here")
 

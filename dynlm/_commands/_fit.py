@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from .._fields import brief, read_json, shown, unreadable
 from .._io import BadArgument, write_atomic
@@ -32,7 +32,7 @@ from ._options import Name, Number, Whole
 LEAST = {
     "dim": 1, "width": 1, "depth": 0, "rank": 1, "draws": 2, "substeps": 1, "steps": 1, "batch": 1,
     "window": 2, "accumulate": 1, "every": 1, "chunk": 1, "patience": 1, "seeds": 1, "seed": 0,
-    "save_seconds": 0,
+    "burn": 0, "save_seconds": 0, "power": 0,
 }  # fmt: skip
 LIKELIHOODS = {"euler", "local_linear", "strang", "local_skew", "zhang"}
 PIECES = 60  # that fewer series are cut into, so that some can be held out
@@ -69,12 +69,13 @@ class Fit:
         time: What the networks see of time.
         scale: Strength of the noise at the start; else that of the data's increments.
         loss: A likelihood of steps, by its scheme; "zhang"; or a score of simulated paths.
-        simulate: With a score, how paths are simulated.
-        draws: With a score, simulated paths for each observed one.
-        substeps: With a score, steps of the solver in each gap.
+        simulate: With a score, how paths are simulated; else rollout.
+        draws: With a score, simulated paths for each observed one; else 16.
+        substeps: With a score, steps of the solver in each gap; else 1.
         steps: Of training.
         batch: Windows a step.
         window: States in a window.
+        burn: States at the start of each path that are left out, in training and in scores.
         rate: Peak learning rate.
         warmup: Share of the steps in which it rises.
         schedule: What it does then.
@@ -84,11 +85,13 @@ class Fit:
         average: Decay of a moving average of the parameters, as 0.999.
         precision: Of the products in linear layers.
         every: Steps between rows of metrics.
-        chunk: Steps in one compiled call, a divisor of `every`.
+        chunk: Steps in one compiled call.
         patience: Steps without a better held-out loss after which training ends.
-        seeds: So many models at once.
+        seeds: So many models at once; the scores are those of the first.
         seed: Of all random numbers.
         save_seconds: Least time between checkpoints.
+        power: How often to plant and seek nonlinear effects of each of five strengths, to learn
+            which one so many documents could have shown: five times as many fits, as 20.
         no_null: Leave out the same fit to shuffled states, which takes as long again.
         no_score: Leave out the scores on test documents, and the null.
         quiet: No progress and no table.
@@ -112,12 +115,15 @@ class Fit:
         "euler", "local_linear", "strang", "local_skew", "zhang", "energy", "step_energy", "crps",
         "marginal", "autocovariance", "mmd",
     ] = "euler"  # fmt: skip
-    simulate: Literal["rollout", "solve"] = "rollout"
-    draws: int = 16
-    substeps: int = 1
+    simulate: Annotated[
+        Literal["rollout", "solve"] | None, arg(metavar="{rollout,solve}", help_behavior_hint="")
+    ] = None
+    draws: Whole = None
+    substeps: Whole = None
     steps: int = 5000
     batch: int = 64
     window: int = 32
+    burn: int = 1
     rate: float = 1e-3
     warmup: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -132,6 +138,7 @@ class Fit:
     seeds: Whole = None
     seed: int = 0
     save_seconds: float = 15.0
+    power: int = 0
     no_null: bool = False
     no_score: bool = False
     quiet: bool = False
@@ -189,7 +196,7 @@ def run(config: Fit) -> None:
     loss, options = _loss(config)
     options |= {
         name: getattr(config, name)
-        for name in "steps batch window accumulate average precision every chunk patience "
+        for name in "steps batch window accumulate average precision every chunk patience burn "
         "save_seconds seed quiet".split()
     }
     with _stoppable():
@@ -216,20 +223,27 @@ def run(config: Fit) -> None:
                 null = _fit.fit(
                     spec,
                     _judge.shuffled_rows(train, seed=config.seed).paths,
+                    held_out=_shuffled_valid(store, layer, projection, config.seed),
                     key=jax.random.key(config.seed),
                     loss=loss,
                     optimiser=optimiser,
                     out=config.out / "null",
                     **options,
                 )
+        test = _judge.rows_from(store.split("test"), layer, projection, raw=True)
+        power = None
+        if config.power:
+            power = _power(config, train, test, spec, loss, optimiser, options)
         run = found if config.seeds is None else found.seed(0)
         verdict = _judge.judge(
             run,
             train,
-            _judge.rows_from(store.split("test"), layer, projection, raw=True),
+            test,
             key=jax.random.key(config.seed + 1),
             null=null,
             lift=projection.lift,
+            power=power,
+            burn=config.burn,
         )
         results |= verdict.to_json()
         text = f"\n\n{verdict.text()}"
@@ -252,6 +266,18 @@ def _check(config: Fit) -> None:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise BadArgument(f"`--{name}` is {value:g}. Use a number above 0.")
+    if config.loss in LIKELIHOODS:
+        for name in ("simulate", "draws", "substeps"):
+            if getattr(config, name) is not None:
+                raise BadArgument(
+                    f"`--{name}` is for scores of simulated paths, and `--loss` is {config.loss}. "
+                    "Leave it out, or use a score such as energy."
+                )
+    if config.loss in ("strang", "local_skew") and config.noise_on not in ("nothing", "time"):
+        raise BadArgument(
+            f"`--loss` is {config.loss}, which takes noise that does not depend on the state. Use "
+            "`--noise-on nothing`, or `--loss local_linear`."
+        )
     if config.batch % config.accumulate:
         raise BadArgument(
             f"`--accumulate` is {config.accumulate} and `--batch` {config.batch}. Use a divisor."
@@ -265,7 +291,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise Stopped(f"stopped after step {stop.step}; the same command goes on.") from None
+        raise Stopped(str(stop).replace("the same call", "the same command")) from None
     except FloatingPointError as error:
         raise BadArgument(str(error)) from None
 
@@ -346,10 +372,49 @@ def _loss(config: Fit) -> tuple[Any, dict[str, Any]]:
         "autocovariance": jax.tree_util.Partial(losses.autocovariance_distance, lags=(0, 1, 4)),
         "mmd": jax.tree_util.Partial(losses.mmd, scales=(0.5, 1.0, 2.0)),
     }
-    simulate = {"rollout": rollout, "solve": solve}[config.simulate]
+    simulate = {"rollout": rollout, "solve": solve}[config.simulate or "rollout"]
     return scores[config.loss], {
-        "simulate": simulate, "draws": config.draws, "substeps": config.substeps,
+        "simulate": simulate, "draws": config.draws or 16, "substeps": config.substeps or 1,
     }  # fmt: skip
+
+
+def _shuffled_valid(store: Store, layer: Any, projection: Projection, seed: int) -> Any:
+    """What the null is held out on, as the fit is on the validation documents."""
+    from .. import _judge
+
+    valid = store.split("valid")
+    if len(valid) == 0:
+        return None
+    rows = _judge.rows_from(valid, layer, projection)
+    return _judge.shuffled_rows(rows, seed=seed + 1).paths
+
+
+def _power(
+    config: Fit, train: Any, test: Any, spec: Any, loss: Any, optimiser: Any, options: Any
+) -> Any:
+    """Effects planted in simulated documents, and sought by the same fit."""
+    from .. import _fit, baselines, predict
+
+    if not config.quiet:
+        count = config.power * 5
+        print(f"power: {count} fits to planted effects", file=sys.stderr, flush=True)
+
+    def fit(paths: Any, key: Any) -> Any:
+        quietly = options | {"quiet": True, "held_out": jax.tree.map(lambda x: x[::10], paths)}
+        rest = jax.tree.map(lambda x: x[np.arange(len(x)) % 10 > 0], paths)
+        return _fit.fit(spec, rest, key=key, loss=loss, optimiser=optimiser, **quietly).predictor()
+
+    return predict.power(
+        fit,
+        baselines.var1(train.paths),
+        train.paths,
+        train.docs,
+        test.paths,
+        test.docs,
+        key=jax.random.key(config.seed + 2),
+        linear=baselines.var1,
+        repeats=config.power,
+    )
 
 
 def _summary(config: Fit, found: Any) -> str:

@@ -174,9 +174,12 @@ class LowRank(AbstractDiffusion):
     def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
         s, v, factor = self._woodbury(t, y)
         q = r / s
-        z = jsl.solve_triangular(factor, v.T @ q, lower=True)
+        w = jsl.cho_solve((factor, True), v.T @ q)
+        rest = (
+            q - v @ w
+        )  # |q|^2 less what the factor explains would be a difference of two large ones
         logs = jnp.sum(jnp.log(jnp.abs(s))) + jnp.sum(jnp.log(jnp.diagonal(factor)))
-        return q @ q - z @ z, 2 * logs
+        return rest @ rest + w @ w, 2 * logs
 
     def correction(self, t: Time, y: State) -> State:
         return correction_by_columns(self, t, y)

@@ -128,8 +128,9 @@ def comparable(function: Callable) -> Callable:
 
 
 def transitions_of(paths: Trajectory) -> Int[Array, " path"]:
-    """How many transitions are seen of each path."""
-    return jnp.sum(paths.mask[:, :-1] & paths.mask[:, 1:], axis=1)
+    """How many transitions are seen of each path; one that takes no time is none."""
+    moves = jnp.diff(paths.ts, axis=1) > 0
+    return jnp.sum(paths.mask[:, :-1] & paths.mask[:, 1:] & moves, axis=1)
 
 
 def check_batch(paths: Trajectory) -> None:

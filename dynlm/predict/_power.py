@@ -13,6 +13,7 @@ from ..trajectory import Trajectory
 from ._planted import Effect, linear_step, planted, simulated, units_of
 from ._predictor import AbstractPredictor
 from ._steps import nll_sums, on_host
+from ._table import plain
 
 
 @final
@@ -46,8 +47,8 @@ class Power(NamedTuple):
 
     Args:
         at: A row per strength, rising; the first is zero, where every detection is a false alarm.
-        smallest: The least strength that was detected in `wanted` of the repeats or more, or None
-            where none was.
+        smallest: The least strength from which on all were detected in `wanted` of the repeats or
+            more, or None where there is none.
         wanted: That share.
         repeats: How often each strength was planted.
         documents: How many documents the gain was measured on.
@@ -67,8 +68,8 @@ class Power(NamedTuple):
         return self.at[0].rate
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return self._asdict() | {"at": [row._asdict() for row in self.at]}
+        """A plain dict; what is not finite is None."""
+        return plain(self._asdict() | {"at": [row._asdict() for row in self.at]})
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
@@ -154,7 +155,11 @@ def power(
             models = truth, linear(train), fit(train, fit_key)
             trials.append(_gains(models, test, test_docs, burn, level, resamples))
         rows.append(_row(s, trials, level))
-    above = [row.strength for row in rows if row.strength > 0 and row.rate >= wanted]
+    above: list[float] = []  # a strength counts if all stronger ones were seen too
+    for row in reversed(rows):
+        if row.strength == 0 or row.rate < wanted:
+            break
+        above.append(row.strength)
     documents = max((t.documents for t in trials), default=0)
     return Power(tuple(rows), min(above, default=None), wanted, repeats, documents, level)
 
@@ -188,7 +193,7 @@ def _row(strength: float, trials: list[_Trial], level: float) -> Planted:
         strength=strength,
         share=strength**2 / (1 + strength**2),
         nats=float(np.mean([t.nats for t in trials])),
-        gain=float(np.mean(gains)) if gains else -np.inf,
+        gain=float(np.mean(gains)) if gains else np.nan,
         rate=hits / len(trials),
         **dict(zip(("low", "high"), stats.wilson(hits, len(trials), level), strict=True)),
         failed=len(trials) - len(gains),

@@ -105,7 +105,7 @@ class ScoreTable:
     def to_json(self) -> dict[str, Any]:
         """A plain dict of numbers, strings, lists and None."""
         head = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        models = {name: _plain(scores) for name, scores in self.models.items()}
+        models = {name: plain(scores) for name, scores in self.models.items()}
         return head | {"horizons": list(self.horizons), "models": models}
 
     def table(self) -> str:
@@ -172,13 +172,14 @@ def _reasons(value: Any) -> list[str]:
     return [reason for item in inside for reason in _reasons(item)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Plain values for JSON, which knows no number that is not finite."""
     if isinstance(value, Failure):
         return {"value": None, "reason": value.reason}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, float) and math.isinf(value):  # an end that is not known; JSON has no inf
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
         return None
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    return [plain(v) for v in value] if isinstance(value, tuple | list) else value

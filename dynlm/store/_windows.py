@@ -60,6 +60,8 @@ class Windows:
         projection: Anything whose `project` takes one state, such as a `Projection`.
         dtype: Floating dtype of the states. A projection computes in it, or in float32 if it has
             fewer bits.
+        skip: States at the start of each row that no window has; the first tokens of a text are
+            unlike all others.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Windows:
         *,
         projection: Any = None,
         dtype: Any = np.float32,
+        skip: int = 0,
     ) -> None:
         if layer not in store.dims:
             raise BadArgument(
@@ -83,10 +86,13 @@ class Windows:
             raise BadArgument(f"`stride` is {stride}. Use 1 or more, or None for `length - 1`.")
         if not jnp.issubdtype(np.dtype(dtype), jnp.floating):
             raise BadArgument(f"`dtype` is {shown(dtype)}. Pass a floating one, such as float32.")
+        if skip < 0:
+            raise BadArgument(f"`skip` is {skip}. Use 0 or more.")
         self.store, self.layer, self.length, self.stride = store, layer, length, stride
+        self.skip = skip
         self.projection, self.dtype = projection, jax_dtype(dtype)
         self.dim = self._dim()
-        counts = _counts(np.asarray(store.lengths, np.int64), length, stride)
+        counts = _counts(self._lengths, length, stride)
         self._bounds = np.concatenate([[0], np.cumsum(counts)])  # a row's first, the next row's
         # What is wrong with the times of one row is mostly wrong with all: say it before training.
         for row in {int(np.argmax(counts > 0)), int(np.argmax(counts))} if len(self) else ():
@@ -106,9 +112,14 @@ class Windows:
         return jax.tree.map(lambda x: x[0], self.gather([int(window) % len(self)]))
 
     @property
+    def _lengths(self) -> Int64[np.ndarray, " row"]:
+        """How many states of each row windows may have."""
+        return np.maximum(0, np.asarray(self.store.lengths, np.int64) - self.skip)
+
+    @property
     def steps(self) -> int:
         """How many transitions the windows hold, padding not counted."""
-        lengths = np.asarray(self.store.lengths, np.int64)
+        lengths = self._lengths
         counts = np.diff(self._bounds)
         whole = np.minimum(counts, np.maximum(0, (lengths - self.length) // self.stride + 1))
         # Those that reach beyond the row start at k stride, k = whole, ..., counts - 1.
@@ -132,7 +143,7 @@ class Windows:
             )
         numbers = numbers.astype(np.int64)
         rows = np.searchsorted(self._bounds, numbers, side="right") - 1
-        return rows, (numbers - self._bounds[rows]) * self.stride
+        return rows, self.skip + (numbers - self._bounds[rows]) * self.stride
 
     def docs(self, windows: Numbers) -> Int64[np.ndarray, " window"]:
         """The document of each window: those of one document are not independent."""

@@ -257,6 +257,12 @@ class Loop:
         carry = self.carry
         model = carry.state.smooth
         best = model if self.evaluate is None else eqx.combine(carry.best, carry.state.model)
+        if self.evaluate is not None and not np.isfinite(np.asarray(carry.best_value)).all():
+            _warn(
+                "The held-out loss was never finite, so there is no best model: the last is taken. "
+                "Look for values in the held-out data that are not finite."
+            )
+            best = model
         return Trained(model, best, self.log, ended)
 
 
