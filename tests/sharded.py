@@ -47,7 +47,11 @@ def same(a, b):
     if jax.__version_info__ < (0, 11):
         np.testing.assert_array_equal(a, b)
     else:
-        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+        last_places(a, b)
+
+
+def last_places(a, b):
+    np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
 def close(a, b):
@@ -119,9 +123,10 @@ def gradients():
 def inside_jit_with_sharded_inputs():
     y0s = jax.device_put(Y0S, NamedSharding(FOUR, PartitionSpec("paths")))
     spread = jax.jit(lambda y0s: rollout(MODEL, y0s, (0.0, 1.0, 9), key=KEY, mesh=FOUR))(y0s)
-    same(spread, rollout(MODEL, Y0S, (0.0, 1.0, 9), key=KEY))
+    alone = rollout(MODEL, Y0S, (0.0, 1.0, 9), key=KEY)
+    last_places(spread, alone)  # the model's arrays are constants there, and laid out otherwise
     legacy = rollout(MODEL, y0s, (0.0, 1.0, 9), key=jr.key_data(KEY), mesh=FOUR)
-    same(spread, legacy)
+    same(legacy, alone)
 
 
 def nothing_is_moved_in_the_loop():

@@ -199,7 +199,7 @@ def test_a_batch_that_is_not_finite_changes_only_the_count(accumulate):
 
 
 def test_a_change_that_is_not_finite_is_not_made():
-    trainer = train.trainer(loss, optax.sgd(1e39))
+    trainer = train.trainer(loss, optax.sgd(float("inf")))
     state = trainer.init(MODEL)
     after, info = trainer.step(state, part(0, 6), KEY)
     assert np.isfinite(info.loss) and np.isfinite(info.gradient) and not info.sound

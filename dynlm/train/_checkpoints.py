@@ -199,8 +199,12 @@ def unnamed(arrays: Named, like: PyTree) -> PyTree:
 
 
 def sealed(notes: dict[str, Any]) -> dict[str, Any]:
-    """The notes with a checksum of what they say."""
-    return notes | {"seal": _seal(notes)}
+    """A copy of the notes with a checksum of what they say.
+
+    A copy, since they are written while training goes on to append to its log.
+    """
+    copy = json.loads(json.dumps(notes))
+    return copy | {"seal": _seal(copy)}
 
 
 def unsealed(notes: dict[str, Any]) -> dict[str, Any]:
