@@ -116,6 +116,13 @@ def _is_net(nets: Nets) -> bool:
     return isinstance(nets.sigma, list)
 
 
+def _with_time(xp: Any, layers: Layers, t: Any, ys: Any) -> Any:
+    """What goes into a network: the states, and the time, or that of each state, if it takes it."""
+    if layers[0][0].shape[1] == ys.shape[1]:
+        return ys
+    return xp.concatenate([ys, xp.full_like(ys[:, :1], t)], axis=1)
+
+
 def numpy_nets(nets: Nets) -> Nets:
     """With numpy arrays for weights."""
     return Nets(*jax.tree.map(np.asarray, tuple(nets[:2])), nets.scale, nets.floor)
@@ -127,7 +134,7 @@ def jax_fields(nets: Nets | None) -> tuple[Callable, Callable]:
         return (lambda t, ys: DRIFT * ys), (lambda t, ys: NOISE * ys)
 
     def mlp(layers: Layers, t: Any, ys: Any) -> Any:
-        x = jnp.concatenate([ys, jnp.full_like(ys[:, :1], t)], axis=1)
+        x = _with_time(jnp, layers, t, ys)
         for weight, bias in layers[:-1]:
             x = jax.nn.silu(x @ weight.T + bias[None, :])
         weight, bias = layers[-1]
@@ -144,8 +151,8 @@ def numpy_fields(nets: Nets) -> tuple[Callable, Callable]:
     """As `jax_fields`, in numpy."""
     nets = numpy_nets(nets)
 
-    def mlp(layers: Layers, t: float, ys: Any) -> Any:
-        x = np.concatenate([ys, np.full_like(ys[:, :1], t)], axis=1)
+    def mlp(layers: Layers, t: Any, ys: Any) -> Any:
+        x = _with_time(np, layers, t, ys)
         for weight, bias in layers[:-1]:
             x = x @ weight.T
             x += bias

@@ -5,7 +5,7 @@ from typing import Any
 from _rows import OURS, Rows
 
 
-def draw(path: str, tables: dict[str, Rows], title: str) -> None:
+def draw(path: str, tables: dict[str, Rows], title: str, base: str = OURS) -> None:
     """One panel a table: horizontal bars of milliseconds, and how many times ours each is."""
     from matplotlib.figure import Figure
 
@@ -33,8 +33,8 @@ def draw(path: str, tables: dict[str, Rows], title: str) -> None:
     for axes, (name, bars) in zip(panels[:, 0], shown.items()):
         times, labels = [bar[0] for bar in bars], [bar[1] for bar in bars]
         first = next((label for label in tables[name] if label in labels), None)
-        ours = times[labels.index(first)] if first and first.startswith(OURS) else None
-        colours = [_colour(label) for label in labels]
+        ours = times[labels.index(first)] if first and first.startswith(base) else None
+        colours = [_colour(label, base) for label in labels]
         axes.barh(labels, times, color=colours, height=0.72, log=True)
         for i, ms in enumerate(times):
             ratio = f"{ms / ours:.2f}x   " if ours else ""
@@ -56,7 +56,39 @@ def draw(path: str, tables: dict[str, Rows], title: str) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _colour(label: str) -> str:
-    if label.startswith(OURS):
+def draw_curves(path: str, curves: dict[str, dict[str, Any]], title: str) -> None:
+    """What `_scaling.measure` found: a panel each, time over size in log-log axes."""
+    from matplotlib.figure import Figure
+
+    width = 3.4 * len(curves)
+    figure = Figure(figsize=(width, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    panels: Any = figure.subplots(1, len(curves), squeeze=False)
+    for axes, (name, curve) in zip(panels[0], curves.items()):
+        timed = [(n, row["median_ms"]) for n, row in curve["rows"].items() if "median_ms" in row]
+        if timed:
+            axes.loglog(*zip(*timed), "o-", color="#c8451b", markersize=4)
+            axes.set_xticks([n for n, _ in timed], [f"{n:,}" for n, _ in timed], rotation=45)
+            axes.margins(y=0.15)
+        for size, ms in timed:
+            axes.annotate(
+                f"{ms:.3g}",
+                (size, ms),
+                xytext=(0, 5),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7,
+            )
+        axes.minorticks_off()
+        axes.set_title(name, fontsize=9, loc="left")
+        slope = f"; slope {curve['slope']:.2f} at the end" if "slope" in curve else ""
+        axes.set_ylabel(f"median milliseconds{slope}", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=160)
+
+
+def _colour(label: str, base: str) -> str:
+    if label.startswith(base):
         return "#c8451b"
     return "#e3a184" if "dynlm" in label or "CounterBrownianPath" in label else "#8796a5"

@@ -46,7 +46,7 @@ def jitted(f: Callable, *args: Any) -> Build:
     def build() -> Run:
         compiled = jax.jit(f).lower(*args).compile()
         call = lambda: jax.block_until_ready(compiled(*args))  # noqa: E731
-        return Run(call, lambda: _bytes(compiled), jax.default_backend())
+        return Run(call, lambda: bytes_of(compiled), jax.default_backend())
 
     return build
 
@@ -55,7 +55,7 @@ def direct(f: Callable, *args: Any) -> Build:
     """A row that is called as a user calls it, with no `jit` around it."""
     return lambda: Run(
         lambda: jax.block_until_ready(f(*args)),
-        lambda: _bytes(jax.jit(f).lower(*args).compile()),
+        lambda: bytes_of(jax.jit(f).lower(*args).compile()),
         jax.default_backend(),
     )
 
@@ -145,7 +145,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}"
 
 
-def _bytes(compiled: Any) -> int | None:
+def bytes_of(compiled: Any) -> int | None:
     """Bytes of temporaries and results of a compiled program."""
     stats = compiled.memory_analysis()
     if stats is None:

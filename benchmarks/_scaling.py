@@ -1,4 +1,4 @@
-"""How the time of `dynlm.rollout` grows with paths, steps and dimensions."""
+"""How time grows with sizes; that of `dynlm.rollout` with paths, steps and dimensions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,15 +42,43 @@ def curves(dtype: Any, quick: bool) -> dict[str, tuple[list[int], Callable[[int]
 
 
 def scaling(dtype: Any, *, quick: bool, repeat: int, limit: float) -> dict[str, Any]:
-    """Times over sizes, and the slope of the upper half of each curve in log-log axes."""
+    """Times of `dynlm.rollout` over sizes."""
+
+    def builder(make: Callable[[int], Problem]) -> Callable[[int], Any]:
+        return lambda size: dynlm_rows(make(size), jr.key(7))[OURS]
+
+    of = {
+        name: (sizes, builder(make), fixed)
+        for name, (sizes, make, fixed) in curves(dtype, quick).items()
+    }
+    return measure(OURS, of, repeat=repeat, limit=limit)
+
+
+def measure(
+    what: str,
+    curves: dict[str, tuple[list[int], Callable[[int], Any], str]],
+    *,
+    repeat: int,
+    limit: float,
+    per: int = 1,
+) -> dict[str, Any]:
+    """Times over sizes, and the slope of the upper half of each curve in log-log axes.
+
+    Args:
+        curves: sizes, what makes the row of one size, and what stays fixed.
+        per: what is shown is a call's time divided by this.
+    """
     found = {}
-    print(f"\nScaling of {OURS}: exponents of the upper half of each curve")
-    for name, (sizes, make, fixed) in curves(dtype, quick).items():
+    print(f"\nScaling of {what}: exponents of the upper half of each curve")
+    for name, (sizes, builder, fixed) in curves.items():
         times = {}
         for size in sizes:
-            build: Any = dynlm_rows(make(size), jr.key(7))[OURS]
-            builds = {OURS: lambda build=build: build()._replace(memory=lambda: None)}
-            row = compare(builds, lambda name, out: {}, repeat=repeat, limit=limit)[OURS]
+            build = builder(size)
+            builds: Any = {what: lambda build=build: build()._replace(memory=lambda: None)}
+            row = compare(builds, lambda name, out: {}, repeat=repeat, limit=limit)[what]
+            if "median_ms" in row:
+                row |= {key: row[key] / per for key in ("median_ms", "min_ms")}
+                row["later_ms"] = [ms / per for ms in row["later_ms"]]
             times[size] = row
         good = [(size, row["median_ms"]) for size, row in times.items() if "median_ms" in row]
         entry: dict[str, Any] = {"fixed": fixed, "rows": times}

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WHERE = "gpu" if DEVICE.type == "cuda" else "cpu"
+States = Callable[[], torch.Tensor]
 
 
 def configure(precision: str | None) -> None:
@@ -31,11 +32,13 @@ class Net(nn.Module):
         modules: list[nn.Module] = []
         for weight, bias in layers:
             layer = nn.Linear(weight.shape[1], weight.shape[0], device=DEVICE)
-            layer.weight.data, layer.bias.data = _tensor(weight), _tensor(bias)
+            layer.weight.data, layer.bias.data = tensor(weight), tensor(bias)
             modules += [layer, nn.SiLU()]
         self.net = nn.Sequential(*modules[:-1])
 
     def forward(self, t: Any, y: torch.Tensor) -> torch.Tensor:
+        if self.net[0].in_features == y.shape[1]:
+            return self.net(y)
         t = t if torch.is_tensor(t) else y.new_full((), float(t))
         return self.net(torch.cat([y, t.to(y.dtype).expand(y.shape[0], 1)], dim=1))
 
@@ -54,7 +57,7 @@ class Neural(nn.Module):
         self.drift = Net(nets.drift)
         constant = not isinstance(nets.sigma, list)
         self.sigma = None if constant else Net(nets.sigma)
-        self.value = nn.Parameter(_tensor(nets.sigma)) if constant else None
+        self.value = nn.Parameter(tensor(nets.sigma)) if constant else None
 
     def f(self, t: Any, y: torch.Tensor) -> torch.Tensor:
         return self.drift(t, y)
@@ -99,10 +102,10 @@ def rows(problem: Problem) -> dict[str, Build]:
         def call() -> torch.Tensor:
             return integrate(sde, problem, told=told)[-1]
 
-        return _run(call)
+        return run(call)
 
     return {
-        "torch loop": _run(loop),
+        "torch loop": run(loop),
         "torchsde.sdeint": solved(told=False),
         "torchsde.sdeint, BrownianInterval(dt)": solved(told=True),
     }
@@ -112,15 +115,24 @@ def gradient_rows(problem: Problem, reversible: bool) -> dict[str, Build]:
     """Loss and gradient by backpropagation and by adjoints."""
     sde = Neural(problem).to(DEVICE)
     weights = list(sde.parameters())
-    dt = problem.dt
 
-    def gradient(states: Callable[[], torch.Tensor]) -> Build:
+    def gradient(states: States | str) -> Build:
+        if isinstance(states, str):
+            return states
+
         def call() -> tuple[Any, Any]:
             loss = states().square().mean()
             grads = torch.autograd.grad(loss, weights)
             return loss.detach(), torch.cat([grad.ravel() for grad in grads])
 
-        return _run(call)
+        return run(call)
+
+    return {name: gradient(states) for name, states in paths(sde, problem, reversible).items()}
+
+
+def paths(sde: nn.Module, problem: Problem, reversible: bool) -> dict[str, States | str]:
+    """What simulates the states after every step, (steps, paths, dim), to be differentiated."""
+    dt = problem.dt
 
     def loop() -> torch.Tensor:
         y, saved = _starts(problem), []
@@ -130,10 +142,10 @@ def gradient_rows(problem: Problem, reversible: bool) -> dict[str, Build]:
             saved.append(y)
         return torch.stack(saved)
 
-    def solved(told: bool = False, **options: Any) -> Build:
+    def solved(told: bool = False, **options: Any) -> States | str:
         if (why := missing("torchsde")) is not None:
             return why
-        return gradient(lambda: integrate(sde, problem, every=True, told=told, **options)[1:])
+        return lambda: integrate(sde, problem, every=True, told=told, **options)[1:]
 
     if reversible:
         return {
@@ -143,7 +155,7 @@ def gradient_rows(problem: Problem, reversible: bool) -> dict[str, Build]:
             "torchsde.sdeint backprop, midpoint": solved(method="midpoint"),
         }
     return {
-        "torch loop": gradient(loop),
+        "torch loop": loop,
         "torchsde.sdeint backprop": solved(),
         "torchsde.sdeint backprop, BrownianInterval(dt)": solved(told=True),
         "torchsde.sdeint_adjoint": solved(adjoint=True),
@@ -179,7 +191,7 @@ def integrate(
     return solve(sde, y0, ts, **options)
 
 
-def _run(call: Callable[[], Any]) -> Build:
+def run(call: Callable[[], Any]) -> Build:
     def blocking() -> Any:
         out = call()
         if DEVICE.type == "cuda":
@@ -192,12 +204,12 @@ def _run(call: Callable[[], Any]) -> Build:
 
 
 def _starts(problem: Problem) -> torch.Tensor:
-    return _tensor(problem.y0).to(_dtype(problem)).repeat(problem.paths, 1)
+    return tensor(problem.y0).to(_dtype(problem)).repeat(problem.paths, 1)
 
 
 def _dtype(problem: Problem) -> torch.dtype:
     return getattr(torch, str(problem.dtype))
 
 
-def _tensor(x: Any) -> torch.Tensor:
+def tensor(x: Any) -> torch.Tensor:
     return torch.tensor(np.asarray(x), device=DEVICE)

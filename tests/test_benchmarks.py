@@ -99,9 +99,48 @@ def test_gradients_agree_where_the_noise_is_the_same(script, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_scaling_fits_a_slope_to_each_curve(script, tmp_path, capsys):
-    results, printed = run(script("rollout"), tmp_path, capsys, "--scaling", "--rows", "none")
-    assert len(results["scaling"]) == 4
+def test_steps_of_training_are_the_same_steps_in_every_row(script, tmp_path, capsys):
+    ours, by_hand, drawn = "dynlm, a chunk of fit", "JAX by hand", "mmd, 1 draw"
+    rows = (ours, by_hand, COUNTER, drawn, "torch*", "matmul*", "dynlm.train.fit", "one lax.scan*")
+    results, printed = run(script("train"), tmp_path, capsys, "--rows", *rows)
+    tables = results["tables"]
+    assert set(tables) == {"transitions", "paths, depth 1", "scores", "fit"}
+    for name in (ours, by_hand):
+        row = tables["transitions"][name]
+        assert was_timed(row) and row["transitions_per_s"] > 0 and row["roofline_share"] > 0
+        assert max(row["difference_from_numpy"], row["largest_difference_from_ours"]) < 1e-5
+    assert tables["transitions"]["torch"] == {"not_run": NOT_THERE}
+    paths = tables["paths, depth 1"]
+    assert was_timed(paths[COUNTER]) and paths[COUNTER]["largest_difference_from_ours"] < 1e-4
+    assert abs(paths[ours]["loss_error_in_standard_errors"]) < 5
+    assert paths["torchsde.sdeint_adjoint"] == {"not_run": NOT_THERE}
+    assert tables["scores"][drawn]["finite"] and tables["scores"][drawn]["steps_per_s"] > 0
+    whole, bare = tables["fit"].values()
+    assert whole["largest_difference_of_parameters"] == 0.0
+    assert bare["largest_difference_of_parameters"] < 1e-5 and bare["overhead_share"] == 0.0
+    verdicts = {found["peer"]: found for found in results["targets"]}
+    assert verdicts["roofline"]["reached"] in (True, False)
+    assert verdicts["torchsde.sdeint_adjoint"]["reached"] is None and NOT_THERE in printed
+
+
+def test_a_row_that_trains_something_else_is_a_failure(script):
+    tables = script("_train_tables")
+    check = tables.step_by_step(first_loss=2.0)
+    ours, other = ([2.0, 1.5], [3.0, 3.0]), ([2.0, 1.5], [3.1, 3.1])
+    rows = {
+        name: check(name, out) | {"median_ms": 1.0}
+        for name, out in {tables.OURS: ours, "right": ours, "wrong": other}.items()
+    }
+    found = tables.refused(rows)
+    assert "failed" not in found[tables.OURS] and "failed" not in found["right"]
+    assert "off by 3.3e-02" in found["wrong"]["failed"] and "median_ms" not in found["wrong"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, curves", [("rollout", 4), ("train", 3)])
+def test_scaling_fits_a_slope_to_each_curve(script, name, curves, tmp_path, capsys):
+    results, printed = run(script(name), tmp_path, capsys, "--scaling", "--rows", "none")
+    assert len(results["scaling"]) == curves
     for curve in results["scaling"].values():
         assert all(was_timed(row) for row in curve["rows"].values())
         assert f"slope {curve['slope']:.2f}" in printed
@@ -206,3 +245,45 @@ def test_a_reader_that_reads_something_else_is_a_failure(importing, tmp_path):
     rows = timing.compare(ours, lambda *_: {}, repeat=1, limit=1.0)
     assert "median_ms" in rows[reads.OURS]
     assert "is not what was written" in rows[reads.MEMMAP]["failed"]
+
+
+@pytest.mark.slow
+def test_models_are_fitted_and_scored_side_by_side_without_data(importing, tmp_path, capsys):
+    noisy, mixture = "neural SDE, diagonal noise", "mixture density, 8"
+    rows = ("iid", "var1", "ou", noisy, mixture)
+    results, printed = run(importing("fits"), tmp_path, capsys, "--rows", *rows)
+    mixed = "layer 3, shuffled in time"
+    assert set(results["tables"]) == {"layer 3", mixed, "layer final"}
+    for table in results["tables"].values():
+        assert set(table) == set(rows)
+        for name, row in table.items():
+            assert row["anchor"] is None and row["seconds"] >= 0
+            assert row["value"] is None or row["low"] < row["value"] < row["high"], name
+    # Words depend on those before them, and shuffled ones do not.
+    plain, null = results["tables"]["layer 3"], results["tables"][mixed]
+    assert plain["var1"]["value"] < plain["iid"]["value"] - 0.03
+    assert abs(null["var1"]["value"] - null["iid"]["value"]) < 0.02
+    assert results["targets"] == [] and "There is no `--data`" in printed
+
+
+def test_fits_to_data_that_are_not_there_say_what_is_missing(importing, tmp_path):
+    with pytest.raises(SystemExit, match="has no lm/stories260k"):
+        importing("fits").main(["--quick", "--data", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_recovery_reports_errors_of_every_size_and_draws_them(importing, tmp_path, capsys):
+    plot = tmp_path / "errors.png"
+    options = ("--rows", "OU, 2*", "--plot", str(plot))
+    results, printed = run(importing("recovery"), tmp_path, capsys, *options)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    (table,) = results["tables"].values()
+    assert [row["transitions"] for row in table["errors"]] == table["sizes"] == [256, 1024]
+    for row in table["errors"]:
+        assert set(row["blocks"]) == {"matrix", "bias", "noise covariance"}
+        assert len(row["sets"]) == 2 and 0 < row["overall"] < 1
+    fall = table["slope"]
+    assert fall["low"] <= fall["value"] <= fall["high"] < 0
+    (judged,) = results["targets"]
+    assert judged["measured"] == fall["value"] and not judged["comparable"]
+    assert f"slope {fall['value']:.3f}" in printed
