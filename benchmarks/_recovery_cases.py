@@ -76,15 +76,20 @@ class Proportional(eqx.Module):
         return jnp.exp(self.logs) * y
 
 
-def even_local_linear_nll(sde: SDE, path: Trajectory) -> Float[Array, ""]:
-    """`losses.local_linear_nll` of a path of equal steps without padding.
+@final
+class EvenLocalLinear(eqx.Module):
+    """`losses.local_linear_nll` of paths of equal steps, all of one gap, without padding.
 
-    With one gap for all steps, a linear drift and constant noise have one matrix exponential for
-    the path, since `vmap` computes once what is the same for all.
+    With one gap for all, a linear drift and constant noise have one matrix exponential for a whole
+    batch, since `vmap` computes once what is the same for all.
     """
-    t, dt, scheme = path.ts[0], path.ts[1] - path.ts[0], losses.LocalLinear()
-    logpdf = jax.vmap(lambda y, y_next: scheme.logpdf(sde, t, y, dt, y_next))
-    return -jnp.mean(logpdf(path.ys[:-1], path.ys[1:]))
+
+    gap: float = eqx.field(static=True)
+
+    def __call__(self, sde: SDE, path: Trajectory) -> Float[Array, ""]:
+        t, dt, scheme = jnp.zeros(()), jnp.asarray(self.gap), losses.LocalLinear()
+        logpdf = jax.vmap(lambda y, y_next: scheme.logpdf(sde, t, y, dt, y_next))
+        return -jnp.mean(logpdf(path.ys[:-1], path.ys[1:]))
 
 
 def ou() -> Case:
@@ -145,7 +150,7 @@ def low_rank(dim: int = 64, rank: int = 4) -> Case:
         diffusions.LowRank(jnp.ones(dim), other),
     )
     data = _smooth(0.25, 64, 8)
-    return Case(truth, start, even_local_linear_nll, data, _linear_blocks, 0.25, 64, 0.01)
+    return Case(truth, start, EvenLocalLinear(0.25), data, _linear_blocks, 0.25, 64, 0.01)
 
 
 CASES: dict[str, Callable[[], Case]] = {

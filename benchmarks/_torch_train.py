@@ -10,6 +10,7 @@ from _torch_peers import DEVICE, Neural, paths, run, tensor
 from _train_cases import RATE, Case
 
 EAGER, ITS_GRADIENT = "torch", "torch, loss and gradient"
+PARTED = "torch, batches in parts"
 COMPILED = "torch.compile of the loss"
 Loss = Callable[[torch.Tensor], torch.Tensor]  # of the numbers of a batch
 
@@ -32,7 +33,11 @@ def likelihood_rows(case: Case, compiled: bool) -> dict[str, Build]:
 
         return sde, lambda rows: of(ys[rows], ts[rows])
 
-    rows = {EAGER: _trained(case, *make()), ITS_GRADIENT: _trained(case, *make(), moves=False)}
+    rows = {
+        EAGER: _trained(case, *make()),
+        PARTED: _trained(case, *make(), parts=case.parts),
+        ITS_GRADIENT: _trained(case, *make(), moves=False),
+    }
     return rows | ({COMPILED: _trained(case, *make(torch.compile))} if compiled else {})
 
 
@@ -54,7 +59,7 @@ def _through(case: Case, sde: Neural, name: str) -> Loss:
     return lambda rows: (states() - observed[:, rows]).square().mean()
 
 
-def _trained(case: Case, sde: Neural, loss: Loss, *, moves: bool = True) -> Build:
+def _trained(case: Case, sde: Neural, loss: Loss, *, moves: bool = True, parts: int = 1) -> Build:
     """As many steps as `case` has: losses and norms of gradients before each."""
     weights = [p for p in sde.parameters() if p.requires_grad]
     adam = torch.optim.Adam(weights, lr=RATE)
@@ -64,9 +69,12 @@ def _trained(case: Case, sde: Neural, loss: Loss, *, moves: bool = True) -> Buil
         losses, norms = [], []
         for rows in numbers:
             adam.zero_grad()
-            value = loss(rows)
-            value.backward()
-            losses.append(value.detach())
+            value = torch.zeros((), device=rows.device)
+            for part in rows.chunk(parts):
+                of_part = loss(part) / parts
+                of_part.backward()
+                value = value + of_part.detach()
+            losses.append(value)
             grads = [p.grad.ravel() for p in weights if p.grad is not None]
             norms.append(torch.cat(grads).norm())
             if moves:

@@ -15,9 +15,11 @@ from _rows import Build, Run, bytes_of, jitted
 
 from dynlm import Trajectory, losses, rollout, specs, train
 from dynlm.train._chunks import Fixed, Layout, Plan, begin, run_chunk
+from dynlm.train._parts import parts_in_cache
 
 RATE = 1e-3
 OURS = "dynlm, a chunk of fit"
+WHOLE = f"{OURS}, batches whole"
 GRADIENT, LOSS = "dynlm, loss and gradient", "dynlm, loss alone"
 KEY = jr.key(1)
 
@@ -25,7 +27,8 @@ KEY = jr.key(1)
 class Case(NamedTuple):
     """A model, paths to fit it to, and steps of training on batches of them.
 
-    `problem` has the model, and the sizes that peers need.
+    `problem` has the model, and the sizes that peers need. Steps of ours work a batch off in
+    `parts`, as `dynlm.fit` does unless it is told.
     """
 
     problem: Problem
@@ -33,6 +36,7 @@ class Case(NamedTuple):
     rows: int  # of `items` in a batch
     steps: int  # of training, in one call of a row
     loss: Callable
+    parts: int = 1
 
     @property
     def source(self) -> train.InMemory:
@@ -74,7 +78,8 @@ def transitions(
     nets = nets_of(sde)
     problem = Problem("transitions", sde, ys[0, 0], rows, window - 1, np.dtype(dtype), nets)
     items = batch_of(np.arange(window), ys.astype(dtype))
-    return Case(problem, items, rows, steps, losses.each(losses.transition_nll))
+    parts = parts_in_cache(sde, rows, window - 1)
+    return Case(problem, items, rows, steps, losses.each(losses.transition_nll), parts)
 
 
 def through_paths(
@@ -133,7 +138,7 @@ def chunk_of_fit(case: Case) -> Build:
     """One compiled call of `fit`."""
 
     def build() -> Run:
-        trainer = train.trainer(case.loss, optax.adam(RATE))
+        trainer = train.trainer(case.loss, optax.adam(RATE), accumulate=case.parts)
         chunks, numbers = Chunks(trainer, case.problem.sde, case.source), case.batches()
         compiled = chunks.compile(numbers)
 
@@ -151,7 +156,7 @@ def one_by_one(case: Case) -> Build:
     """`trainer.step`, compiled, called once for each step, as a loop of a user's own would."""
 
     def build() -> Run:
-        trainer = train.trainer(case.loss, optax.adam(RATE))
+        trainer = train.trainer(case.loss, optax.adam(RATE), accumulate=case.parts)
         numbers = jnp.asarray(case.batches())
 
         @eqx.filter_jit(donate="all-except-first")
@@ -176,12 +181,13 @@ def one_by_one(case: Case) -> Build:
     return build
 
 
-def in_a_scan(case: Case, loss: Callable, *, only: str | None = None) -> Build:
+def in_a_scan(case: Case, loss: Callable, *, only: str | None = None, parts: int = 1) -> Build:
     """The steps in one `lax.scan`, written by hand, with Optax's Adam.
 
     Args:
         loss: `(model, batch, key) -> scalar`.
         only: "loss" or "gradient", and nothing is trained.
+        parts: a batch is worked off in, for the gradient.
     """
     arrays, static = eqx.partition(case.problem.sde, eqx.is_inexact_array)
     adam = optax.adam(RATE)
@@ -196,7 +202,7 @@ def in_a_scan(case: Case, loss: Callable, *, only: str | None = None) -> Build:
             key_k = jr.fold_in(key, x[0])
             if only == "loss":
                 return carry, (of(arrays, batch, key_k),)
-            value, slope = jax.value_and_grad(of)(arrays, batch, key_k)
+            value, slope = mean_of_parts(jax.value_and_grad(of), parts)(arrays, batch, key_k)
             shown = value, optax.tree.norm(slope)
             if only == "gradient":
                 return (arrays, jax.tree.map(jnp.add, moments, slope)), shown
@@ -212,11 +218,32 @@ def in_a_scan(case: Case, loss: Callable, *, only: str | None = None) -> Build:
     return jitted(run, arrays, case.items, jnp.asarray(case.batches()), KEY)
 
 
+def mean_of_parts(of: Callable, parts: int) -> Callable:
+    """A function of `(arrays, batch, key)` as the mean of what it is of parts of the batch."""
+    if parts == 1:
+        return of
+
+    def mean(arrays: Any, batch: Any, key: Any) -> Any:
+        parted = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+        def add(total: Any, part: Any) -> Any:
+            return jax.tree.map(jnp.add, total, of(arrays, part, key)), None
+
+        shapes = jax.eval_shape(of, arrays, batch, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, parted)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return mean
+
+
 def parts_of_a_step(case: Case) -> dict[str, Build]:
     """Ours: the whole step, and how much of it is what."""
+    whole = {WHOLE: chunk_of_fit(case._replace(parts=1))} if case.parts > 1 else {}
     return {
         OURS: chunk_of_fit(case),
+        **whole,
         "dynlm, trainer.step from Python": one_by_one(case),
-        GRADIENT: in_a_scan(case, case.loss, only="gradient"),
+        GRADIENT: in_a_scan(case, case.loss, only="gradient", parts=case.parts),
         LOSS: in_a_scan(case, case.loss, only="loss"),
     }

@@ -1,5 +1,6 @@
 """The steps of training in `train.py` as others take them, and the bare products of one."""
 
+import functools
 import math
 from typing import Any
 
@@ -48,9 +49,11 @@ def likelihood_in_numpy(case: Case) -> float:
 
 def transition_peers(case: Case) -> dict[str, Build]:
     """The likelihood by hand in JAX; what Diffrax has not."""
+    by_hand = functools.partial(in_a_scan, case, likelihood_by_hand)
     return {
-        "JAX by hand": in_a_scan(case, likelihood_by_hand),
-        "JAX by hand, loss and gradient": in_a_scan(case, likelihood_by_hand, only="gradient"),
+        "JAX by hand": by_hand(),
+        "JAX by hand, batches in parts": by_hand(parts=case.parts),
+        "JAX by hand, loss and gradient": by_hand(only="gradient"),
         "diffrax": "not applicable: it has no densities; a step of a solver is a draw",
     }
 

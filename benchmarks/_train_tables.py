@@ -32,7 +32,7 @@ from _train_peers import (
 
 from dynlm import losses, rollout
 
-TORCH = ("torch", "torch, loss and gradient")
+TORCH = ("torch", "torch, batches in parts", "torch, loss and gradient")
 BACKPROP = ("torchsde.sdeint backprop", "torchsde.sdeint backprop, BrownianInterval(dt)")
 ADJOINT = "torchsde.sdeint_adjoint"
 TORCH_PATHS = ("torch loop", *BACKPROP, ADJOINT)

@@ -28,7 +28,8 @@ from _common import finish, machine, parser, watch
 from _fits_states import MODEL, TEXT, Size, Table, exported, tables
 
 import dynlm
-from dynlm import Trajectory, baselines, predict, specs
+from dynlm import baselines, predict, specs
+from dynlm._judge import Rows
 
 DIAGONAL, FULL_NOISE = "neural SDE, diagonal noise", "neural SDE, full noise"
 # What a first attempt reached, nats per step and dimension.
@@ -63,24 +64,24 @@ FULL: dict[str, Any] = dict(size=Size(3100, 64, 16), mixture={})
 QUICK: dict[str, Any] = dict(
     size=Size(120, 33, 4), mixture=dict(width=16, depth=1, steps=40, batch=64)
 )
-Make = Callable[[Trajectory, jax.Array], Any]
+Make = Callable[[Rows, jax.Array], Any]
 
 
 def models(dim: int, mixture: dict[str, Any], training: dict[str, Any]) -> dict[str, Make]:
-    """What is fitted, by name: callables of training rows and a key."""
+    """What is fitted, by name: callables of training rows, with their documents, and a key."""
 
     def density(components: int, **more: Any) -> Make:
         return lambda rows, key: baselines.mixture_density(
-            rows, components, key=key, **mixture, **more
+            rows.paths, components, key=key, docs=rows.docs, **mixture, **more
         )
 
     return {
-        "random walk": lambda rows, key: baselines.random_walk(rows),
-        "iid": lambda rows, key: baselines.iid(rows),
-        "var1": lambda rows, key: baselines.var1(rows),
-        "ou": lambda rows, key: baselines.ou(rows),
-        "ar4": lambda rows, key: baselines.autoregression(rows, 4),
-        "switching4": lambda rows, key: baselines.switching(rows, 4, key=key),
+        "random walk": lambda rows, key: baselines.random_walk(rows.paths),
+        "iid": lambda rows, key: baselines.iid(rows.paths),
+        "var1": lambda rows, key: baselines.var1(rows.paths),
+        "ou": lambda rows, key: baselines.ou(rows.paths, docs=rows.docs),
+        "ar4": lambda rows, key: baselines.autoregression(rows.paths, 4, docs=rows.docs),
+        "switching4": lambda rows, key: baselines.switching(rows.paths, 4, key=key),
         DIAGONAL: lambda rows, key: neural(rows, key, dim, "diagonal", training),
         FULL_NOISE: lambda rows, key: neural(rows, key, dim, "full", training),
         "mixture density, 8": density(8),
@@ -89,14 +90,13 @@ def models(dim: int, mixture: dict[str, Any], training: dict[str, Any]) -> dict[
     }
 
 
-def neural(rows: Trajectory, key: jax.Array, dim: int, noise: Any, training: dict) -> Any:
+def neural(rows: Rows, key: jax.Array, dim: int, noise: Any, training: dict) -> Any:
     """A neural SDE with Euler's law, from the second state of each row on."""
-    later = jax.tree.map(lambda x: x[:, 1:], rows)
-    chosen = np.arange(len(later.ts)) % 10 == 0
+    later = jax.tree.map(lambda x: x[:, 1:], rows.paths)
+    chosen = np.unique(rows.docs, return_inverse=True)[1] % 10 == 0
     held_out, train = (jax.tree.map(lambda x, w=w: x[w], later) for w in (chosen, ~chosen))
     spec = specs.NeuralSDE(dim, diffusion=noise, **NETWORK)
-    rate = dynlm.Adam(rate=RATE)
-    run = dynlm.fit(spec, train, key=key, held_out=held_out, optimiser=rate, quiet=True, **training)
+    run = dynlm.fit(spec, train, key=key, held_out=held_out, optimiser=ADAM, quiet=True, **training)
     return run.predictor()
 
 
@@ -105,7 +105,7 @@ def fitted(table: Table, makes: dict[str, Make], key: jax.Array) -> tuple[dict, 
     found, seconds = {}, {}
     for number, (name, make) in enumerate(makes.items()):
         start = time.perf_counter()
-        found[name] = make(table.train.paths, jr.fold_in(key, number))
+        found[name] = make(table.train, jr.fold_in(key, number))
         jax.block_until_ready([x for x in jax.tree.leaves(found[name]) if isinstance(x, jax.Array)])
         seconds[name] = time.perf_counter() - start
     return found, seconds

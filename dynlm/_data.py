@@ -12,13 +12,17 @@ from jaxtyping import Array, Int, PyTree
 
 from ._fields import shown
 from ._io import BadArgument
-from .store import Batches, Store, Windows
+from ._types import jax_dtype
+from .store import SHARES, Batches, Store, Windows
 from .train import AbstractSource, InMemory, Streamed
 from .trajectory import Trajectory, time_dtype
 
 RESIDENT = 2**30  # bytes of states that are held on the device
 HELD_OUT = 1024  # windows that a held-out loss is taken over
 LAYER = 0
+# A column of stores whose series were cut in time: three times the number of the series, plus 0 in
+# the blocks for training, 1 in those for validation, 2 in those for the test.
+IN_TIME = "part_in_time"
 
 
 @final
@@ -28,7 +32,7 @@ class Rows:
     def __init__(self, ys: list[np.ndarray], ts: list[np.ndarray]) -> None:
         self._ys, self._ts = ys, ts
         self.dims: dict[int | str, int] = {LAYER: ys[0].shape[1]}
-        self.dtype = ys[0].dtype
+        self.dtype = np.result_type(*{y.dtype for y in ys})
         self.lengths = np.asarray([len(y) for y in ys], np.int64)
         self.docs = np.arange(len(ys))
 
@@ -47,8 +51,9 @@ def windows_of(
     projection: Any = None,
     burn: int = 0,
     what: str = "data",
+    dtype: Any = None,
 ) -> Windows:
-    """Any kind of data as windows of `length` states."""
+    """Any kind of data as windows of `length` states, in the precision of the data unless told."""
     if isinstance(data, Windows):
         if layer is not None or projection is not None:
             raise BadArgument(f"`{what}` are windows, which have their own layer and projection.")
@@ -59,10 +64,32 @@ def windows_of(
             raise BadArgument(f"`layer` is None, and the store has the layers {names}. Choose one.")
         layer = names[0] if layer is None else layer
         rows: Any = data  # whose properties are cached, which a protocol does not know
-        return Windows(rows, layer, length, projection=projection, skip=burn)
-    if layer is not None:
+    elif layer is not None:
         raise BadArgument(f"`layer` is {shown(layer)}, but `{what}` is no store.")
-    return Windows(rows_of(data, what), LAYER, length, projection=projection, skip=burn)
+    else:
+        rows, layer = rows_of(data, what), LAYER
+    dtype = precision_of(rows.dtype) if dtype is None else dtype
+    return Windows(rows, layer, length, projection=projection, dtype=dtype, skip=burn)
+
+
+def precision_of(dtype: Any) -> Any:
+    """The precision for states of a dtype: float64 where they and JAX have it, else float32."""
+    return jax_dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def part_of(store: Store, name: str) -> Store:
+    """The documents of a split; of series that were cut in time, the blocks of that part."""
+    if IN_TIME not in store.columns:
+        return store.split(name)
+    return store[store.column(IN_TIME) % len(SHARES) == list(SHARES).index(name)]
+
+
+def unit_of(store: Store) -> str:
+    """What counts as a document of a store, for tables."""
+    if IN_TIME not in store.columns:
+        return "documents"
+    count = int(np.max(store.column(IN_TIME))) // len(SHARES) + 1
+    return "blocks of one series" if count == 1 else f"blocks of {count} series"
 
 
 def rows_of(data: Any, what: str = "data") -> Rows:
@@ -116,7 +143,7 @@ class Gather(eqx.Module):
 
     def __call__(self, resident: PyTree, windows: Int[Array, " window"]) -> Trajectory:
         ts, ys, starts, ends = resident
-        at = starts[windows][:, None] + jnp.arange(self.length)[None]
+        at = starts[windows][:, None] + jnp.arange(self.length, dtype=starts.dtype)[None]
         last = ends[windows][:, None]
         mask = at < last
         inside = jnp.minimum(at, last - 1)
@@ -160,9 +187,10 @@ def _projected(windows: Windows, states: np.ndarray) -> np.ndarray:
     projection = windows.projection
     if projection is None:
         return states
+    states = states.astype(time_dtype(windows.dtype))
     if hasattr(projection, "project_rows"):
-        return projection.project_rows(states.astype(np.float32))
-    return np.asarray(jax.vmap(projection.project)(jnp.asarray(states, jnp.float32)))
+        return projection.project_rows(states)
+    return np.asarray(jax.vmap(projection.project)(jnp.asarray(states)))
 
 
 def source_of(windows: Windows, size: int, *, seed: int, resident: int) -> AbstractSource:
@@ -205,20 +233,26 @@ def facts_of(windows: Windows) -> dict[str, Any]:
             for x in (store.states(row, windows.layer), store.times(row)):
                 code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
         digest = f"crc32:{code:08x}"
-    arrays = jax.tree.leaves(eqx.filter(windows.projection, eqx.is_array))
-    code = 0
-    for x in arrays:
-        code = zlib.crc32(np.ascontiguousarray(np.asarray(x)).tobytes(), code)
     return {
         "digest": digest,
         "rows": len(store.lengths),
         "states": int(np.sum(store.lengths)),
         "layer": windows.layer,
-        "projection": f"crc32:{code:08x}" if arrays else None,
+        "projection": projection_digest(windows.projection),
         "window": [windows.length, windows.stride, windows.skip],
         "dim": windows.dim,
         "dtype": str(windows.dtype),
     }
+
+
+def projection_digest(projection: Any) -> str | None:
+    """A checksum of the arrays of a projection, the same where JAX has 64 bits and where not."""
+    arrays = jax.tree.leaves(eqx.filter(projection, eqx.is_array))
+    code = 0
+    for x in map(np.asarray, arrays):
+        x = x.astype(np.float32) if x.dtype == np.float64 else x
+        code = zlib.crc32(np.ascontiguousarray(x).tobytes(), code)
+    return f"crc32:{code:08x}" if arrays else None
 
 
 def gap_of(windows: Windows) -> float | None:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,20 +15,28 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from . import losses, specs, train
-from ._data import HELD_OUT, RESIDENT, facts_of, gap_of, noise_of, some_of, source_of, windows_of
+from ._data import (
+    HELD_OUT,
+    RESIDENT,
+    facts_of,
+    gap_of,
+    noise_of,
+    part_of,
+    some_of,
+    source_of,
+    windows_of,
+)
 from ._fields import read_json, shown
 from ._io import BadArgument
-from ._nets import lowered
-from ._run import RUN, SCHEMES, Law, Run, write_run
+from ._precision import PRECISIONS, Lower, check_lowered
+from ._run import RUN, SCHEMES, Law, Run, keep_projection, write_run
 from ._types import RandomKey
 from .store import Store
-from .train._trainer import weight_of
+from .train._facts import alone
+from .train._parts import parts_in_cache
 from .trajectory import Trajectory
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +97,7 @@ def fit(
     burn: int = 0,
     held_out: Any = None,
     optimiser: train.Optimiser | Adam | None = None,
-    accumulate: int = 1,
+    accumulate: int | None = None,
     average: float | None = None,
     precision: str = "float32",
     every: int = 500,
@@ -116,7 +124,8 @@ def fit(
         model: An `SDE`, any module that `loss` takes, or a spec such as `dynlm.specs.NeuralSDE`,
             which `load_run` can make again by itself.
         data: A store (its training documents), windows, a `Trajectory` or a batch of them, an
-            array (time, dim) or (paths, time, dim), or a list of these.
+            array (time, dim) or (paths, time, dim), or a list of these. What is float64 is trained
+            on in float64 where JAX has it, and all else in float32.
         key: For the networks of a spec, and the noise of losses.
         loss: Of one path, `(model, path)` or `(model, path, key)`; of a batch, if its second
             argument is called `paths`; with `simulate` a score `(draws, path)` such as
@@ -130,13 +139,15 @@ def fit(
         batch: Windows a step, over all devices.
         window: States in a window: `window - 1` transitions, or the length of simulated paths.
         layer: Of a store.
-        projection: Of the states, fitted on training documents.
+        projection: Of the states, fitted on training documents: `fit_projection` of `dynlm.store`,
+            also with `dim="auto"`. It is kept in the folder of the run.
         burn: States at the start of each path that are left out. Baselines and scores leave out the
             transition from the first, which of a text is unlike all others: 1 does the same.
         held_out: Data of the same kinds for the held-out loss; by default a store's validation
             documents, and nothing otherwise.
         optimiser: Any of Optax, or the plain values `dynlm.Adam(...)`, which is the default.
-        accumulate: Parts that a batch is worked off in, to save memory.
+        accumulate: Parts that a batch is worked off in. By default one; but for losses of single
+            paths without noise, such as likelihoods, as many as keep a CPU within its cache.
         average: Decay of a moving average of the parameters.
         precision: "bfloat16" computes the products of linear layers in that, and all else in
             float32; the parameters that are trained are float32.
@@ -153,6 +164,11 @@ def fit(
         resident: Bytes of states up to which all of them are held on the device; beyond, they
             are read from the store while the device works.
         quiet: No progress bar.
+
+    Raises:
+        train.Interrupted: After SIGTERM or Ctrl-C; a `KeyboardInterrupt`.
+        train.NotKept: Where the disk stayed full to the end; its `trained` is the `Run`.
+        FloatingPointError: Where the losses did not become finite again.
     """
     windows = _training(data, window, layer, projection, burn)
     if isinstance(model, specs.NeuralSDE) and model.scale is None:
@@ -165,16 +181,22 @@ def fit(
     law = Law(name, gap_of(windows), cut)
     if precision not in PRECISIONS:
         raise BadArgument(f"`precision` is {shown(precision)}. Use {' or '.join(PRECISIONS)}.")
-    if precision != "float32":
-        whole = _Lower(whole, precision)
+    lower = None if precision == "float32" else Lower(whole, precision)
+    whole = whole if lower is None else lower
     if steps < 1 or batch < 1:
         raise BadArgument(f"`steps` is {steps} and `batch` {batch}. Use 1 or more.")
     model_key, noise_key, held_key = jr.split(key, 3)
     model, maker = _made(model, model_key, seeds, windows.dim)
+    if lower is not None:
+        one = some_of(windows, 1)
+        shapes = lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)  # noqa: E731
+        check_lowered(lower, model, jax.tree.map(shapes, one))
     plain = Adam() if optimiser is None else optimiser
+    parts = _parts(whole, model, batch, window, mesh) if accumulate is None else accumulate
     facts = _facts(started, loss, law, windows, plain) | {
         "batch": batch,
         "accumulate": accumulate,
+        "parts": parts,
         "average": average,
         "precision": precision,
         "order": seed,
@@ -186,32 +208,44 @@ def fit(
         facts["schedule_steps"] = steps
     record = facts | {"steps": steps, "seeds": seeds, "patience": patience}
     record |= {"dynlm": version("dynlm"), "jax": jax.__version__}
-    if batch % accumulate:
+    if parts < 1 or batch % parts:
         raise BadArgument(f"`accumulate` is {accumulate} and `batch` {batch}. Use a divisor.")
-    if out is not None:
-        _keep_facts(Path(out), record, new=True)
-    trained = train.fit(
-        _trainer(whole, plain, steps, accumulate, average),
-        maker if seeds is not None else model,
-        source_of(windows, batch, seed=seed, resident=resident),
-        key=noise_key,
-        steps=steps,
-        evaluate=None if held is None else train.HeldOut(whole, held, held_key, batch),
-        every=every,
-        chunk=chunk,
-        patience=patience,
-        seeds=seeds,
-        guard=guard,
-        folder=out,
-        save_seconds=save_seconds,
-        writers=writers,
-        mesh=mesh,
-        run=facts,
-        quiet=quiet,
-    )
-    if out is not None:
-        _keep_facts(Path(out), record, new=False)
-    return Run(trained.best, trained.model, trained.log, law, record, trained.ended)
+
+    def run_of(trained: train.Trained) -> Run:
+        best, last = _here(trained.best), _here(trained.model)
+        return Run(best, last, trained.log, law, record, trained.ended, windows.projection)
+
+    with alone(out):
+        if out is not None:
+            _keep_facts(Path(out), record, new=True)
+            if jax.process_index() == 0:
+                keep_projection(Path(out), windows.projection)
+        try:
+            trained = train.fit(
+                _trainer(whole, plain, steps, parts, average),
+                maker if seeds is not None else model,
+                source_of(windows, batch, seed=seed, resident=resident),
+                key=noise_key,
+                steps=steps,
+                evaluate=None if held is None else train.HeldOut(whole, held, held_key, batch),
+                every=every,
+                chunk=chunk,
+                patience=patience,
+                seeds=seeds,
+                guard=guard,
+                folder=out,
+                save_seconds=save_seconds,
+                writers=writers,
+                mesh=mesh,
+                run=facts,
+                quiet=quiet,
+            )
+        except train.NotKept as error:
+            error.trained = run_of(error.trained)
+            raise
+        if out is not None:
+            _keep_facts(Path(out), record, new=False)
+    return run_of(trained)
 
 
 def _training(data: Any, window: int, layer: Any, projection: Any, burn: int) -> Any:
@@ -219,7 +253,7 @@ def _training(data: Any, window: int, layer: Any, projection: Any, burn: int) ->
         raise BadArgument(f"`burn` is {burn}. Use 0 or more.")
     if window < 2:
         raise BadArgument(f"`window` is {window}. Use 2 or more: a transition takes two states.")
-    part = data.split("train") if isinstance(data, Store) and data.whole else data
+    part = part_of(data, "train") if isinstance(data, Store) and data.whole else data
     return windows_of(part, window, layer=layer, projection=projection, burn=burn)
 
 
@@ -229,12 +263,18 @@ def _held_out(
     if held_out is None:
         if not (isinstance(data, Store) and data.whole):
             return None
-        held_out = data.split("valid")
+        held_out = part_of(data, "valid")
         if len(held_out) == 0:
             return None
     own = layer if isinstance(held_out, Store) else None
     found = windows_of(
-        held_out, window, layer=own, projection=projection, burn=windows.skip, what="held_out"
+        held_out,
+        window,
+        layer=own,
+        projection=projection,
+        burn=windows.skip,
+        what="held_out",
+        dtype=windows.dtype,
     )
     if found.dim != windows.dim:
         raise BadArgument(
@@ -255,6 +295,15 @@ def _whole(
     of_sets = "origins" in inspect.signature(loss).parameters
     make = losses.set_simulated if of_sets else losses.simulated
     return make(loss, simulate=simulate, draws=draws, substeps=substeps, solver=solver)
+
+
+def _parts(whole: Callable, model: Any, batch: int, window: int, mesh: Mesh | None) -> int:
+    """Parts of a batch where none are asked for. With noise they would have other draws."""
+    inner = whole.loss if isinstance(whole, Lower) else whole
+    devices = jax.device_count() if mesh is None else mesh.size
+    if not isinstance(inner, losses.Each) or inner.keyed or batch % devices:
+        return 1
+    return parts_in_cache(model, batch // devices, window - 1)
 
 
 def _second(loss: Callable) -> str | None:
@@ -290,20 +339,6 @@ def fitted_by(loss: Any, calculus: str = "ito") -> tuple[str | None, int]:
         return known.get(loss), 1
     except TypeError:
         return None, 1
-
-
-@final
-class _Lower(eqx.Module):
-    """A loss whose model computes its products in fewer bits."""
-
-    loss: Callable
-    precision: str = eqx.field(static=True)
-
-    def __call__(self, model: Any, paths: Any, key: RandomKey) -> Float[Array, ""]:
-        return self.loss(lowered(model, self.precision), paths, key)
-
-    def weight(self, paths: Any) -> Float[Array, ""]:
-        return weight_of(self.loss, paths)
 
 
 def _trainer(
@@ -378,6 +413,14 @@ def _digest(tree: Any) -> str:
     for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
         code = zlib.crc32(np.ascontiguousarray(np.asarray(x)).tobytes(), code)
     return f"crc32:{code:08x}"
+
+
+def _here(model: Any) -> Any:
+    """A model on a device of this process, where several have trained it together."""
+    if jax.process_count() == 1:
+        return model
+    mine = lambda x: jnp.asarray(x.addressable_data(0)) if eqx.is_array(x) else x  # noqa: E731
+    return jax.tree.map(mine, model)
 
 
 def _keep_facts(folder: Path, facts: dict[str, Any], new: bool) -> None:

@@ -72,6 +72,30 @@ def remove_parts(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a folder against every other process; the system lets go when this one ends."""
+    try:
+        import fcntl
+    except ImportError:  # there is no such lock on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BadArgument(
+                    f"Another process writes to {folder}. Wait for it, or choose another folder."
+                ) from None
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+                raise  # else a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
 _asked = False  # whether Ctrl-C was pressed
 
 

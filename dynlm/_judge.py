@@ -1,12 +1,16 @@
 """`judge`: a fitted run beside its baselines and its null, and what may be said of it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, final
 
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from . import baselines
+from ._data import precision_of
 from ._io import BadArgument
 from ._run import SCHEMES, SOLVERS, TOLERANCE, Law, Run, solved_by
 from ._types import RandomKey
@@ -15,7 +19,6 @@ from .predict import (
     Power,
     Refinement,
     ScoreTable,
-    embeddable,
     refinement,
     score,
 )
@@ -27,6 +30,7 @@ from .trajectory import Trajectory
 HORIZONS = (1, 4, 16)  # steps ahead, as far as paths are long enough
 LENGTH = 256  # longest stretch of a row that is scored as one
 STATES = 2**20  # about how many states are taken of a store, at most
+BYTES = 2**30  # of raw states that are held at a time, at most, or one stretch
 CONTINUOUS = "rates, relaxation times, Lyapunov exponents and moments between the data's times"
 
 
@@ -83,7 +87,13 @@ class Verdict(NamedTuple):
 
     def text(self) -> str:
         """The table, and a sentence for each thing that may or may not be said."""
-        lines = [self.scores.table(), "", beyond_linear(self)]
+        lines = [self.scores.table(), ""]
+        if self.scores.unit != "documents":
+            lines.append(
+                f"The intervals are by block, since {self.scores.unit} stand in the place of "
+                "documents. Where a series remembers for longer than a block, they are too narrow."
+            )
+        lines.append(beyond_linear(self))
         may = "may be made" if self.continuous else "are withheld"
         lines.append(f"Claims in continuous time ({CONTINUOUS}) {may}: {self.reason}")
         if self.power is not None:
@@ -91,17 +101,18 @@ class Verdict(NamedTuple):
         return "\n".join(lines)
 
 
-def quick_baselines(paths: Trajectory, key: RandomKey) -> dict[str, Any]:
+def quick_baselines(rows: Rows, key: RandomKey) -> dict[str, Any]:
     """The baselines of every table, fitted to training rows."""
     switch_key, mix_key = jr.split(key)
+    paths, docs = rows.paths, rows.docs
     return {
         "random walk": baselines.random_walk(paths),
         "iid": baselines.iid(paths),
         "var1": baselines.var1(paths),
-        "ou": baselines.ou(paths),
-        "ar4": baselines.autoregression(paths, 4),
+        "ou": baselines.ou(paths, docs=docs),
+        "ar4": baselines.autoregression(paths, 4, docs=docs),
         "switching4": baselines.switching(paths, 4, key=switch_key),
-        "mixture8": baselines.mixture_density(paths, 8, key=mix_key),
+        "mixture8": baselines.mixture_density(paths, 8, key=mix_key, docs=docs),
     }
 
 
@@ -112,9 +123,10 @@ def judge(
     *,
     key: RandomKey,
     null: Run | None = None,
-    make: Callable[[Trajectory, RandomKey], Mapping[str, Any]] = quick_baselines,
+    make: Callable[[Trajectory, RandomKey], Mapping[str, Any]] | None = None,
     lift: Callable | None = None,
     power: Power | None = None,
+    unit: str = "documents",
     **options: Any,
 ) -> Verdict:
     """Scores a run on held-out documents beside baselines, and checks what it is a model of.
@@ -125,9 +137,11 @@ def judge(
         test: Rows of held-out documents; see `rows_of`.
         key: Random key.
         null: The same fit to `baselines.time_shuffled` rows.
-        make: Gives the baselines by name, of training rows and a key.
+        make: Gives the baselines by name, of training paths and a key; by default the usual ones.
         lift: From a state to raw units.
         power: What `predict.power` found, if it was asked.
+        unit: What the rows of `test` with one number in `docs` are, where they are no documents,
+            such as "blocks of one series".
         options: For `predict.score`.
     """
     fit_key, score_key, fine_key = jr.split(key, 3)
@@ -135,12 +149,14 @@ def judge(
     models: dict[str, Any] = {"fit": _predictor(run)}
     if null is not None:
         models["fit of shuffled"] = _predictor(null)  # scored on states that do have their order
-    models |= make(train.paths, fit_key)
+    models |= make(train.paths, fit_key) if make else quick_baselines(train, fit_key)
     longest = int(np.max(np.sum(np.asarray(test.paths.mask), axis=1)))
     options.setdefault("horizons", tuple(h for h in HORIZONS if h < longest - 1))
     scores = score(models, test.paths, test.docs, key=score_key, lift=lift, raw=test.raw, **options)
-    linear = models.get("var1", None) or baselines.var1(train.paths)
-    embedding = None if run.law.step is None else _embedding(linear, run.law.step)
+    scores = dataclasses.replace(scores, unit=unit)
+    embedding = None
+    if run.law.step is not None:
+        embedding = baselines.embedding(train.paths, docs=train.docs)
     fine, ok, reason = _refined(run, test.paths, fine_key)
     if embedding is None:
         ok, reason = False, f"{reason} With uneven gaps it was not checked that they may be."
@@ -192,18 +208,19 @@ def beyond_linear(verdict: Verdict) -> str:
     if verdict.power is None:
         return (
             f"The fit gains {gain} over {scores.reference}. From that nothing follows: it was not "
-            "measured which effect so many documents could have shown (`power`)."
+            f"measured which effect so many {scores.unit} could have shown (`power`)."
         )
     power = verdict.power
-    share = f"in {power.wanted:.0%} of {power.repeats} trials with {power.documents} documents"
+    trials = f"{power.repeats} trials with {power.documents} {scores.unit}"
+    share = f"in {power.wanted:.0%} of {trials}"
     could = (
         f"even the strongest effect that was planted was not seen {share}"
         if power.smallest is None
         else f"planted effects of strength {power.smallest:g} and more were seen {share}"
     )
     return (
-        f"No dynamics beyond linear were seen in {scores.documents} documents ({gain}); {could}, "
-        f"and {power.false_alarms:.0%} were false alarms where there was none."
+        f"No dynamics beyond linear were seen in {scores.documents} {scores.unit} ({gain}); "
+        f"{could}, and {power.false_alarms:.0%} were false alarms where there was none."
     )
 
 
@@ -242,12 +259,6 @@ class _None(NamedTuple):
         return False
 
 
-def _embedding(linear: Any, step: float) -> Embedding:
-    matrix = np.asarray(linear.matrix, np.float64)
-    root = np.asarray(linear.root, np.float64)
-    return embeddable(matrix, root @ root.T, step)
-
-
 def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | None, bool, str]:
     law: Law = run.law
     if law.scheme is None:
@@ -264,14 +275,22 @@ def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | 
 
 
 def rows_from(store: Any, layer: Any, projection: Any = None, *, raw: bool = False) -> Rows:
-    """Stretches of the rows of a store, at most about a million states, evenly chosen."""
+    """Stretches of the rows of a store, at most about a million states, evenly chosen.
+
+    Raw states are kept of fewer: those of a wide model would not fit.
+    """
     length = int(min(np.max(store.lengths), LENGTH))
-    windows = Windows(store, layer, length, projection=projection)
+    dtype = precision_of(store.dtype)
+    windows = Windows(store, layer, length, projection=projection, dtype=dtype)
+    some = max(1, BYTES // (length * store.dims[layer] * np.dtype(dtype).itemsize))
     most = max(1, STATES // length)
+    most = min(most, some) if raw else most
     numbers = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round())
     numbers = numbers.astype(np.int64)
-    plain = Windows(store, layer, length).gather(numbers).ys if raw else None
-    return Rows(windows.gather(numbers), windows.docs(numbers), plain)
+    plain = Windows(store, layer, length, dtype=dtype).gather(numbers).ys if raw else None
+    parts = [windows.gather(numbers[k : k + some]) for k in range(0, len(numbers), some)]
+    paths = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    return Rows(paths, windows.docs(numbers), plain)
 
 
 def shuffled_rows(rows: Rows, *, seed: int) -> Rows:

@@ -14,17 +14,20 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from ._data import projection_digest
 from ._fields import read_json, shown
 from ._io import BadArgument, write_atomic
-from ._types import RandomKey, concrete
+from ._types import RandomKey, concrete, jax_dtype
 from .losses import AbstractScheme, EulerMaruyama, LocalLinear, LocalSkew, Strang
-from .predict import FromSDE
+from .predict import FromSDE, SolverSteps
 from .simulate import rollout, solve
 from .specs import from_json
+from .store import Projection
+from .store._projection import read_projection, write_projection
 from .trajectory import Trajectory
 
 FORMAT = 1
-RUN = "run.json"
+RUN, PROJECTION = "run.json", "projection.safetensors"
 SCHEMES: dict[str, type[AbstractScheme]] = {
     scheme.name: scheme for scheme in (EulerMaruyama, LocalLinear, Strang, LocalSkew)
 }
@@ -70,6 +73,8 @@ class Run(NamedTuple):
         law: The scheme and the step of the fit.
         facts: All that was recorded, as in `run.json`.
         ended: Why training ended: "steps", "patience", or None of a run that has not.
+        projection: What the states were projected by, if anything: `run.projection.project_rows`
+            brings new ones to the model, and `to_raw` brings its states back.
     """
 
     model: Any
@@ -78,6 +83,7 @@ class Run(NamedTuple):
     law: Law
     facts: dict[str, Any]
     ended: str | None
+    projection: Any = None
 
     def seed(self, number: int) -> "Run":
         """The run of one of several seeds."""
@@ -87,17 +93,23 @@ class Run(NamedTuple):
         pick = lambda x: x[number] if eqx.is_array(x) else x  # noqa: E731
         model, last = (jax.tree.map(pick, tree) for tree in (self.model, self.last))
         facts = self.facts | {"seeds": None, "seed_of": [number, seeds]}
-        return Run(model, last, self.log, self.law, facts, self.ended)
+        return self._replace(model=model, last=last, facts=facts)
 
     def predictor(self) -> FromSDE:
-        """The one-step law that was fitted, to be scored beside the baselines."""
+        """The one-step law that was fitted, to be scored beside the baselines.
+
+        One of a solver's steps has draws and no density: its log-likelihood is "none".
+        """
         self._check_one()
-        if self.law.scheme not in SCHEMES or self.law.substeps != 1:
+        if self.law.scheme in SCHEMES and self.law.substeps == 1:
+            return FromSDE(self.model, _scheme(self.law))
+        if self.law.scheme not in ("euler", *SOLVERS):
             raise BadArgument(
-                f"This model was fitted by {_named(self.law)}, whose law from state to state has "
-                "no density in closed form. Score its draws, or fit by `transition_nll`."
+                f"This model was fitted by {_named(self.law)}, so its law from state to state is "
+                "not known here. Fit by `transition_nll`, or through a solver of `rollout`."
             )
-        return FromSDE(self.model, _scheme(self.law))
+        sde, solver = solved_by(self)
+        return FromSDE(sde, SolverSteps(solver, self.law.substeps))
 
     def simulate(
         self, y0s: Float[Array, "path dim"], ts: Any, *, key: RandomKey, other: bool = False
@@ -129,6 +141,18 @@ class Run(NamedTuple):
         if self.law.scheme in SCHEMES:
             return _chains(self.model, _scheme(self.law), y0s, ts, key)
         return _solved(self, y0s, ts, key)
+
+    def to_raw(self, ys: Float[Array, "*paths dim"]) -> Float[Array, "*paths raw"]:
+        """States of the model, such as `run.simulate(...).ys`, in the coordinates of the data."""
+        if self.projection is None:
+            if (self.facts.get("data") or {}).get("projection") is None:
+                return ys
+            raise BadArgument(
+                f"The folder of this run has no {PROJECTION}: only a `dynlm.store.Projection` is "
+                "kept there. Use the one that was passed to `fit`."
+            )
+        lifted = jax.vmap(self.projection.lift)(jnp.reshape(ys, (-1, ys.shape[-1])))
+        return jnp.reshape(lifted, (*ys.shape[:-1], lifted.shape[-1]))
 
     def _check_one(self) -> None:
         if self.facts.get("seeds") is not None:
@@ -184,13 +208,34 @@ def write_run(folder: Path, facts: dict[str, Any]) -> None:
     write_atomic(folder / RUN, text.encode() + b"\n")
 
 
+def keep_projection(folder: Path, projection: Any) -> None:
+    """Keeps in the folder of a run what its states were projected by."""
+    if isinstance(projection, Projection):
+        write_projection(folder / PROJECTION, projection)
+
+
+def _projection(folder: Path, facts: dict[str, Any]) -> Projection | None:
+    """The projection in the folder of a run, if it was kept: see `Run.to_raw`."""
+    path, wanted = folder / PROJECTION, (facts.get("data") or {}).get("projection")
+    if wanted is None or not path.exists():
+        return None
+    try:
+        found = read_projection(path)
+    except BadArgument as error:
+        raise BadArgument(f"{error}. Restore it from a copy.") from None
+    if projection_digest(found) != wanted:
+        raise BadArgument(f"{path} is of another run than {folder / RUN}. Restore it from a copy.")
+    return found
+
+
 def load_run(folder: str | Path, like: Any = None) -> Run:
     """A run from its folder: of the latest sound checkpoint, whether or not it has ended.
 
     Args:
         folder: Where `fit` kept it.
-        like: A model of the same structure. Needed only where the model was no spec: nothing that
-            is read here can make objects of arbitrary classes.
+        like: A model of the same structure. Needed only where the model was no spec of
+            `dynlm.specs`, which so far has `NeuralSDE`: nothing that is read here can make objects
+            of arbitrary classes.
     """
     from .train._saved import read_latest
 
@@ -204,6 +249,11 @@ def load_run(folder: str | Path, like: Any = None) -> Run:
     missing = [name for name in ("law", "held_out", "steps") if name not in facts]
     if missing:
         raise BadArgument(f"{folder / RUN} lacks {', '.join(missing)}. Restore it from a copy.")
+    if (facts.get("data") or {}).get("dtype") == "float64" and jax_dtype(float) != np.float64:
+        raise BadArgument(
+            f"{folder} was trained in float64, which JAX does not have now. Enable it first: "
+            '`jax.config.update("jax_enable_x64", True)`.'
+        )
     seeds = facts.get("seeds")
     if like is None:
         spec = facts.get("model")
@@ -239,7 +289,8 @@ def load_run(folder: str | Path, like: Any = None) -> Run:
     if facts["held_out"] and np.isfinite(np.asarray(arrays[".best_value"])).all():
         best = _filled(last, arrays, ".best", folder, floating=True)
     law = Law(**facts["law"])
-    return Run(best, last, notes["log"], law, facts, _ended(facts, notes))
+    projection = _projection(folder, facts)
+    return Run(best, last, notes["log"], law, facts, _ended(facts, notes), projection)
 
 
 def _ended(facts: dict[str, Any], notes: dict[str, Any]) -> str | None:

@@ -481,3 +481,33 @@ def test_a_state_that_is_not_finite_is_named():
         baselines.var1(bad)
     padding = eqx.tree_at(lambda p: p.ys, paths(), paths().ys.at[2, 20].set(jnp.nan))
     assert np.array_equal(baselines.var1(padding).matrix, baselines.var1(paths()).matrix)
+
+
+FITS = {
+    "random walk": baselines.random_walk,
+    "iid": baselines.iid,
+    "var1": baselines.var1,
+    "ou": baselines.ou,
+    "autoregression": lambda rows: baselines.autoregression(rows, 3),
+    "switching": lambda rows: baselines.switching(rows, 2, key=jr.key(0), iterations=3, restarts=2),
+    "density": lambda rows: baselines.mixture_density(
+        rows, 2, key=jr.key(0), **SMALL | dict(steps=20)
+    ),
+    "shuffled": lambda rows: zeroed(baselines.time_shuffled(rows, seed=0)),
+}
+
+
+def zeroed(rows):
+    return eqx.tree_at(lambda p: p.ys, rows, jnp.where(rows.mask[:, :, None], rows.ys, 0))
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_what_stands_in_the_padding_changes_no_fit(name):
+    poisoned = eqx.tree_at(
+        lambda p: p.ys, paths(), jnp.where(paths().mask[:, :, None], paths().ys, jnp.nan)
+    )
+    one, two = (jax.tree.leaves(FITS[name](rows)) for rows in (paths(), poisoned))
+    assert len(one) == len(two) > 0
+    for a, b in zip(one, two):
+        np.testing.assert_array_equal(a, b)
+        assert np.isfinite(np.asarray(a, float)).all()

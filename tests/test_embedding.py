@@ -1,5 +1,7 @@
 """When a one-step law belongs to continuous time: against scipy, quadrature and closed forms."""
 
+from typing import Any
+
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,8 @@ import pytest
 from scipy.integrate import quad_vec
 from scipy.linalg import expm, logm
 
-from dynlm import SDE, Trajectory, diffusions, drifts, stack
-from dynlm.predict._embedding import embeddable, flow, logarithm
+from dynlm import SDE, Trajectory, baselines, diffusions, drifts, stack
+from dynlm.predict._embedding import covariance_after, embeddable, flow, logarithm
 from dynlm.predict._refinement import refinement
 
 RNG = np.random.default_rng(5)
@@ -97,6 +99,70 @@ def test_noise_in_fewer_directions_is_accepted():
     a = np.array([[-0.5, 1.0], [0.0, -0.7]])
     s = np.diag([0.0, 1.0])
     assert embeddable(expm(a), one_step(a, s, 1.0)).ok
+
+
+def seen(a, s, dt, documents, length, seed):
+    """Documents of the process, from a draw of its stationary law on."""
+    rng, f = np.random.default_rng(seed), expm(a * dt)
+    w, v = np.linalg.eigh(covariance_after(a, s, dt))
+    root = v * np.sqrt(np.maximum(w, 0))
+    y, ys = np.zeros((documents, len(a))), []
+    for _ in range(length + 40):
+        y = y @ f.T + rng.normal(size=y.shape) @ root.T
+        ys.append(y)
+    return rows(np.stack(ys[40:], axis=1), dt)
+
+
+A4 = np.array([[-0.5, 1, 0, 0.3], [-1, -0.5, 0.2, 0], [0.6, 0, -0.8, 0.4], [0, 0.5, -0.4, -0.7]])
+U4 = np.array([[1, 0], [0, 1], [0.5, 0.3], [0.2, -0.6]])
+
+
+def test_a_process_with_noise_of_low_rank_is_embeddable_from_its_data():
+    """Of an estimate the least eigenvalue is negative more often than not."""
+    data = [seen(A4, U4 @ U4.T, 0.5, 40, 40, seed) for seed in range(16)]
+    found: list[Any] = [baselines.embedding(one) for one in data]
+    assert sum(one.least < -1e-6 for one in found) >= 10
+    assert sum(not one.ok for one in found) <= 1  # of 2.5 % by chance
+    first = next(k for k, one in enumerate(found) if one.ok and one.interval is not None)
+    value, low, high, _, documents = found[first].interval
+    assert f"{value:.2g} [{low:.2g}, {high:.2g}]" in found[first].reason
+    assert low < 0 < high < low + 0.1 and documents == 20
+    ou = baselines.ou(data[first])
+    assert found[first].least < 0 and isinstance(ou, baselines.OrnsteinUhlenbeck)
+    assert np.linalg.eigvalsh(np.asarray(ou.noise, float))[0] > -1e-6
+    f, _, root = (np.asarray(x, float) for x in ou.at_step)
+    q = one_step(np.asarray(ou.matrix, float), np.asarray(ou.noise, float), 0.5)
+    np.testing.assert_allclose(root @ root.T, q, atol=1e-5)
+    np.testing.assert_allclose(f, expm(0.5 * np.asarray(ou.matrix, float)), atol=1e-5)
+
+
+def test_a_noise_that_is_no_covariance_is_refused_from_its_data():
+    """A stable VAR(1) with a real logarithm whose S has the eigenvalue -0.3; and its interval."""
+    a = np.array([[-0.1, 2.0], [-2.0, -3.0]])
+    s = rotation(0.7) @ np.diag([1.0, -0.3]) @ rotation(0.7).T
+    found = baselines.embedding(seen(a, s, 1.0, 400, 60, 0))
+    assert not found.ok and "documents that did not choose it" in found.reason
+    assert found.interval.low < -0.3 < found.interval.high < 0
+    ou = baselines.ou(seen(a, s, 1.0, 400, 60, 0))
+    assert not ou and str(ou).startswith("none (the noise covariance has a negative eigenvalue")
+    # One document alone is judged by stretches of it.
+    one = jax.tree.map(lambda x: x[:1], seen(a, s, 1.0, 1, 24_000, 0))
+    assert not baselines.embedding(one).ok and baselines.embedding(one).interval.high < 0
+
+
+def test_a_negative_eigenvalue_is_refused_from_its_data():
+    rng, y, ys = np.random.default_rng(0), np.zeros((20, 2)), []
+    for _ in range(40):
+        y = y @ np.diag([-0.6, 0.5]) + rng.normal(size=y.shape)
+        ys.append(y)
+    found = baselines.embedding(rows(np.stack(ys, axis=1)))
+    assert not found.ok and "unpaired negative eigenvalue, -0." in found.reason
+
+
+def test_noise_after_a_step_is_its_integral():
+    s = U4 @ U4.T
+    for dt in (0.01, 0.7, 6.0):
+        np.testing.assert_allclose(covariance_after(A4, s, dt), one_step(A4, s, dt), atol=1e-10)
 
 
 def test_wrong_arguments_are_named():

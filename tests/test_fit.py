@@ -15,10 +15,11 @@ import pytest
 
 import dynlm
 from dynlm import losses
-from dynlm._data import windows_of
+from dynlm._data import flat, windows_of
 from dynlm._fit import Adam, _described
 from dynlm.specs import NeuralSDE, from_json, to_json
 from dynlm.store import Windows, fit_projection, from_arrays
+from dynlm.store._projection import write_projection
 
 QUICK = dict(steps=20, every=10, batch=8, window=9, quiet=True)
 SPEC = NeuralSDE(2, width=8, depth=1)
@@ -98,6 +99,17 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(walks, tmp_pat
         dynlm.fit(SPEC, other, key=key, out=tmp_path, **QUICK)
 
 
+def test_a_run_is_extended_where_its_schedule_is_constant(walks, tmp_path, getkey):
+    key, longer = getkey(), QUICK | dict(steps=30)
+    with pytest.raises(ValueError, match="`schedule_steps` is 20 there, 30 here"):
+        for options in (QUICK, longer):
+            dynlm.fit(SPEC, walks, key=key, out=tmp_path / "cosine", **options)
+    for options in (QUICK, longer):
+        options = options | dict(optimiser=Adam(schedule="constant"))
+        run = dynlm.fit(SPEC, walks, key=key, out=tmp_path / "constant", **options)
+    assert [row["step"] for row in run.log] == [10, 20, 30]
+
+
 def test_seeds_are_separate_models(walks, tmp_path, getkey):
     run = dynlm.fit(SPEC, walks, key=getkey(), seeds=2, out=tmp_path, **QUICK)
     assert len(run.log[-1]["loss"]) == 2
@@ -144,8 +156,7 @@ def test_training_through_either_solver_is_the_same(walks, getkey, score):
     for a, b in zip(*(jax.tree.leaves(run.model) for run in runs)):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
     assert runs[0].law == ("euler", pytest.approx(0.25), 2)
-    with pytest.raises(ValueError, match="no density"):
-        runs[0].predictor()
+    assert runs[0].predictor().no_density
 
 
 def test_lower_precision_changes_products_and_nothing_else(walks, getkey):
@@ -228,6 +239,73 @@ def test_a_projection_is_applied_and_recorded(tmp_path, getkey):
     assert "held_out" in run.log[-1]  # the store's validation documents
     window = windows_of(store.split("train"), 9, projection=projection)[0]
     assert window.ys.shape == (9, 2)
+
+
+def test_a_run_away_from_its_store_still_knows_its_projection(tmp_path, getkey):
+    ys = 50 + np.asarray(jr.normal(getkey(), (30, 20, 6))) * np.arange(1, 7)
+    store = from_arrays(tmp_path / "s", list(ys))
+    projection = fit_projection(store, 0, 2, whiten=True)
+    few = QUICK | dict(steps=2, every=2, projection=projection)
+    dynlm.fit(SPEC, store, key=getkey(), out=tmp_path / "run", **few)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "s").rename(tmp_path / "gone")
+    run, (mean, basis) = dynlm.load_run(tmp_path / "moved"), (projection.mean, projection.basis)
+    np.testing.assert_array_equal(
+        run.projection.project_rows(ys[0]), projection.project_rows(ys[0])
+    )
+    paths = run.simulate(jnp.ones((3, 2)), np.arange(4.0), key=getkey())
+    expected = np.asarray(paths.ys) * np.asarray(projection.width) @ np.asarray(basis).T
+    np.testing.assert_allclose(run.to_raw(paths.ys), expected + np.asarray(mean), rtol=1e-5)
+
+    file = tmp_path / "moved" / "projection.safetensors"
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-4] + b"\0\0\0\1")
+    with pytest.raises(ValueError, match="not what was written. Restore it from a copy"):
+        dynlm.load_run(tmp_path / "moved")
+    write_projection(file, dataclasses.replace(projection, mean=mean + 1))
+    with pytest.raises(ValueError, match="of another run"):
+        dynlm.load_run(tmp_path / "moved")
+    file.unlink()
+    lost = dynlm.load_run(tmp_path / "moved")
+    with pytest.raises(ValueError, match="has no projection.safetensors"):
+        lost.to_raw(paths.ys)
+
+
+def test_the_number_of_components_is_chosen_on_training_documents(tmp_path, getkey):
+    """Three strong directions among ninety; what is held out has thirty others, ten times those."""
+    ys = np.asarray(jr.normal(getkey(), (30, 20, 90))) * ([5.0] * 3 + [0.05] * 87)
+    store = from_arrays(tmp_path / "s", list(ys))
+    found = fit_projection(store, 0, "auto", whiten=True)
+    assert found.width.shape == (3,) and 0.95 < found.kept < 1
+    held = np.setdiff1d(np.arange(30), store.split("train").rows)
+    ys[held, :, 30:60] *= 1000
+    other = fit_projection(from_arrays(tmp_path / "other", list(ys)), 0, "auto", whiten=True)
+    assert alike(found, other)
+    flat = from_arrays(tmp_path / "flat", list(np.asarray(jr.normal(getkey(), (30, 20, 90)))))
+    assert fit_projection(flat, 0, "auto").width.shape == (64,)
+
+
+def test_states_of_64_bits_are_trained_on_in_64_bits(tmp_path, getkey):
+    """States near 1e9 whose steps are of order one: float32 has nothing between multiples of 64."""
+    y = 1e9 + np.cumsum(np.random.default_rng(0).normal(size=(4, 9, 1)), axis=1)
+    expected = np.mean(0.5 * np.diff(y, axis=1) ** 2 + 0.5 * np.log(2 * np.pi))
+    options = QUICK | dict(steps=1, every=1, batch=4, optimiser=optax.set_to_zero())
+    with jax.enable_x64(True):
+        noise = dynlm.diffusions.Constant(jnp.eye(1))
+        sde = dynlm.SDE(dynlm.drifts.Linear(jnp.zeros((1, 1)), jnp.zeros(1)), noise)
+        out = tmp_path / "run"
+        run = dynlm.fit(sde, y, key=jr.key(0), held_out=y, out=out, **options)
+        store = from_arrays(tmp_path / "s", list(y), shares=dict(train=1.0))
+        projection = fit_projection(store, 0, 1)
+        projected = windows_of(store, 9, projection=projection)
+        assert alike(dynlm.load_run(out, like=sde).model, run.model)
+    assert run.log[-1]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert run.log[-1]["held_out"] == pytest.approx(expected, rel=1e-5)
+    assert run.facts["data"]["dtype"] == "float64"
+    np.testing.assert_allclose(np.diff(flat(projected)[1], axis=0)[:8], np.diff(y[0], axis=0))
+    with pytest.raises(ValueError, match="trained in float64, which JAX does not have now"):
+        dynlm.load_run(out, like=sde)
+    assert windows_of(y, 9).dtype == np.float32
 
 
 def test_a_loss_is_known_by_all_that_it_is_made_of():

@@ -60,15 +60,20 @@ def test_a_process_in_continuous_time_may_be_called_one(getkey):
     found = judge(run, rows, rows, key=getkey(), **QUICK)
     assert found.embedding.ok and found.refinement.ok and found.continuous
     assert "it was not measured" in beyond_linear(found)  # a linear model gains nothing
+    assert "intervals of 95% by document" in found.text() and "too narrow" not in found.text()
     with pytest.raises(ValueError, match="`test` has the step 0.25"):
         judge(run._replace(law=Law("local_linear", 0.5, 1)), rows, rows, key=getkey(), **QUICK)
 
 
 def test_alternating_states_belong_to_no_process_in_continuous_time(getkey):
     rows = chains(-0.8, 1.0, 60, getkey())
-    found = judge(linear_run(1.8, 1.0, Law("euler", 1.0, 1)), rows, rows, key=getkey(), **QUICK)
+    run, unit = linear_run(1.8, 1.0, Law("euler", 1.0, 1)), "blocks of one series"
+    found = judge(run, rows, rows, key=getkey(), unit=unit, **QUICK)
     assert not found.embedding.ok and not found.continuous
     assert "linear one-step model" in found.reason
+    for said in ("60 blocks of one series", "of 95% by block", "many blocks of one series could"):
+        assert said in found.text()
+    assert "they are too narrow" in found.text() and found.to_json()["scores"]["unit"] == unit
 
 
 def test_a_run_whose_loss_names_no_scheme_claims_nothing(getkey):
@@ -86,7 +91,7 @@ def gaining(gain, null=None, power=None):
 
     class Scores:
         models = {"fit": type("One", (), {"gain": Interval(*gain, 0.95, 30)})()}
-        reference, documents = "var1", 30
+        reference, documents, unit = "var1", 30, "documents"
 
     null = None if null is None else Interval(*null, 0.95, 30)
     return Verdict(Scores(), None, None, False, "", power, null)

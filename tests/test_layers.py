@@ -21,7 +21,8 @@ RANK = {
         store._reader store._moments store._projection store._principal store._windows
         store._batches store._text store._tables store._items store._import store._revisions
         store._inspect store
-        train._trainer train._devices train._sources train._facts train._checkpoints train._metrics
+        train._trainer train._parts train._devices train._sources train._facts train._checkpoints
+        train._metrics
         train._signals train._chunks train._held_out train._loop train._fit train._saved train
         _nets _operators drifts
         diffusions._base diffusions._learned diffusions._diagonal diffusions._matrix
@@ -44,7 +45,7 @@ RANK = {
         baselines._pairs baselines._clusters baselines._descent baselines._linear baselines._ou
         baselines._shuffled baselines._expectation baselines._switching baselines._density
         baselines
-        specs _data _run _fit _judge analysis
+        specs _data _run _precision _fit _judge analysis
         lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
         lm._layouts lm._common lm._families lm._normalise
         lm._files lm._match lm._tokenizer lm._sharding
@@ -54,7 +55,7 @@ RANK = {
         lm._identity lm._plan lm._grid lm._passes lm._work lm._export lm
         bench report studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
-        _commands._inspect _commands._import _commands._fit _commands
+        _commands._inspect _commands._import _commands._fit_options _commands._fit _commands
         __init__ _demo cli __main__
         """.split()
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from dynlm import SDE, Trajectory, diffusions, drifts
+from dynlm import SDE, Trajectory, diffusions, drifts, losses
 from dynlm.losses._divergence import girsanov
 from dynlm.losses._likelihood import transition_nll
 from dynlm.losses._variation import quadratic_variation
@@ -255,3 +255,31 @@ def test_default_shrinkage_is_good(x64):
         s = jit(jax.vmap(lambda r: _second_moment(r, seen, shrinkage)))(jnp.asarray(r))  # noqa: B023
         error[shrinkage] = np.mean(np.sum((np.asarray(s) - true) ** 2, axis=(1, 2)))
     assert error[None] < error[0.0] + 1e-12 and error[None] < error[1.0]
+
+
+def shared(scale=1.0):
+    noise = diffusions.Constant(scale * jnp.asarray([[0.5, 0.0], [0.3, 0.4]]))
+    return SDE(drifts.Linear(jnp.asarray(A), jnp.asarray(B)), noise)
+
+
+def test_girsanov_between_two_diffusions_is_refused_where_they_are_known():
+    p, path = shared(), path_of()
+    other = SDE(drifts.Linear(jnp.zeros((2, 2)), jnp.zeros(2)), shared(1.1).diffusion)
+    with pytest.raises(ValueError, match="`q` has another diffusion than `p`"):
+        girsanov(p, other, path)
+    with pytest.raises(ValueError, match="`q` has another diffusion than `p`"):
+        jax.vmap(lambda path: girsanov(p, other, path))(jax.tree.map(lambda x: x[None], path))
+    # One covariance by another class is one diffusion; and traced ones are not looked at.
+    full = SDE(other.drift, diffusions.Full(p.diffusion(0.0, jnp.ones(2)).as_matrix()))
+    assert float(girsanov(p, full, path)) > 0
+    assert np.isfinite(jit(girsanov)(p, other, path))
+
+
+def test_a_loss_of_other_arguments_is_refused_by_each_with_what_to_pass():
+    with pytest.raises(ValueError, match=r"takes \(p: .*functools.partial\(losses.girsanov, p\)"):
+        losses.each(girsanov)
+    loss = losses.each(functools.partial(girsanov, shared()))
+    q = SDE(drifts.Linear(jnp.zeros((2, 2)), jnp.zeros(2)), shared().diffusion)
+    paths = jax.tree.map(lambda x: jnp.stack([x, x]), path_of())
+    found = loss(q, paths, jax.random.key(0))
+    np.testing.assert_allclose(found, girsanov(shared(), q, path_of()), rtol=1e-5)

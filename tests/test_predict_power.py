@@ -3,6 +3,7 @@
 import json
 from typing import Any, final
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dynlm import Trajectory, stack
+from dynlm import Trajectory, problems, stack
 from dynlm.laws import Mixture
-from dynlm.predict import AbstractPredictor, power
+from dynlm.predict import AbstractPredictor, FromSDE, SolverSteps, power
 from dynlm.predict._planted import linear_step, planted, simulated, units_of
 
 F, B, L = np.array([[0.6]]), np.array([0.5]), np.array([[0.8]])
@@ -154,6 +155,18 @@ def test_a_fit_that_breaks_is_counted_and_not_detected():
         key=jr.key(0), linear=least_squares(1), strengths=(0.4,), repeats=2,
     )  # fmt: skip
     assert [p.failed for p in found.at] == [2, 2] and found.smallest is None
+
+
+def test_a_fit_without_a_density_is_refused_at_once():
+    def drawn(paths, key):
+        return FromSDE(problems.ou().sde, SolverSteps(dfx.Euler(), 4))
+
+    train = batch(20)
+    with pytest.raises(ValueError, match="4 steps of Euler has no density.*fit by a likelihood"):
+        power(
+            drawn, REFERENCE, train, np.arange(20), train, np.arange(20),
+            key=jr.key(0), linear=least_squares(1), strengths=(0.4,), repeats=2,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from typing import Any, ClassVar, final
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dynlm import SDE, Trajectory, diffusions, drifts, problems, stack
+from dynlm import SDE, Trajectory, baselines, diffusions, drifts, losses, problems, stack
+from dynlm._run import Law, Run
 from dynlm.laws import Mixture
 from dynlm.losses._schemes import AbstractScheme, EulerMaruyama
-from dynlm.predict import AbstractPredictor, FromSDE, score
+from dynlm.predict import AbstractPredictor, FromSDE, SolverSteps, score
 from dynlm.predict._forecast import crps, energy, origins_of
 from dynlm.predict._steps import by_rows
 
@@ -112,7 +114,7 @@ def test_padding_and_the_company_of_other_rows_change_nothing():
     longer = jax.tree.map(lambda x: jnp.pad(x, extra + [(0, 0)] * (x.ndim - 2)), paths)
     longer = eqx.tree_at(lambda p: p.ts, longer, jnp.pad(paths.ts, extra, mode="edge"))
     models = {"m": linear()}
-    a, b = (score(models, p, DOCS, **SMALL).to_json() for p in (paths, longer))
+    a, b = (score(models, p, DOCS, **SMALL).to_json() | {"unit": None} for p in (paths, longer))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), a, b)
 
 
@@ -336,6 +338,82 @@ def test_an_euler_step_is_scored_as_the_linear_model_that_it_is():
     for inside in ("inside50", "inside90"):
         values = [getattr(found[name].pit, inside).value for name in ("drawn", "linear")]
         assert abs(values[0] - values[1]) < 0.03
+
+
+def stepped(theta, h, sigma=0.5):
+    """Of two steps of Euler's, of Heun's and of Foster's method for -theta y and sigma dW."""
+    x = theta * h
+    shrink = {"Euler": 1 - x, "Heun": 1 - x + x**2 / 2, "ShARK": 1 - x + x**2 / 2}
+    spread = {"Euler": 1, "Heun": (1 - x / 2) ** 2}
+    spread["ShARK"] = spread["Heun"] + (x - x**2 / 2) ** 2 / 12
+    return {
+        name: (f**2, sigma * (h * spread[name] * (1 + f**2)) ** 0.5) for name, f in shrink.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["Euler", "Heun", "ShARK"])
+def test_steps_of_a_solver_have_the_law_of_the_chain_that_they_are(name):
+    """For an Ornstein-Uhlenbeck process it is a Gaussian that can be written down."""
+    factor, sd = stepped(1.2, 0.5)[name]
+    sde = problems.ou(theta=1.2, sigma=0.5).sde
+    steps = SolverSteps(getattr(dfx, name)(), 2)
+    draws = jax.jit(jax.vmap(lambda key: steps.sample(sde, 0.0, jnp.ones(1), 1.0, key=key)))
+    ys = np.asarray(draws(jr.split(jr.key(0), 40_000)))[:, 0]
+    assert abs(ys.mean() - factor) < 4 * sd / 200
+    assert abs(ys.std() - sd) < 4 * sd / 200 / 2**0.5
+    assert stats.kstest((ys - factor) / sd, "norm").pvalue > 1e-3
+
+
+def test_a_fit_through_several_steps_is_scored_by_its_draws_and_has_no_log_likelihood():
+    sde, gap = problems.ou(theta=1.2, sigma=0.5).sde, 1.0
+    run = Run(sde, sde, [], Law("euler", gap, 2), {}, "steps")
+    factor, sd = stepped(1.2, 0.5)["Euler"]
+    f, b, l = np.array([[factor]]), np.zeros(1), np.array([[sd]])
+    paths, _ = simulated([12] * 60, f=f, b=b, l=l, gap=gap)
+    exact = linear(*(x.astype(np.float32) for x in (f, b, l)))
+    models = {"var1": exact, "fit": run.predictor()}
+    table = score(models, paths, np.arange(60), **SMALL | dict(horizons=(4,), draws=32))
+    exact, fit = table.models["var1"], table.models["fit"]
+    assert abs(fit.r2.value - exact.r2.value) < 0.01
+    np.testing.assert_allclose(fit.mse.value, exact.mse.value * (1 + 1 / 199), rtol=0.01)
+    np.testing.assert_allclose(fit.crps[4].value, exact.crps[4].value, rtol=0.08)
+    np.testing.assert_allclose(fit.energy[4].value, exact.energy[4].value, rtol=0.08)
+    for inside in ("inside50", "inside90"):
+        values = [getattr(scores.pit, inside).value for scores in (fit, exact)]
+        assert abs(values[0] - values[1]) < 0.03
+    assert fit.pit.distance.low == 0
+    assert "2 steps of Euler has no density" in fit.nll.reason
+    assert "no density" in fit.gain.reason and np.isfinite(exact.nll.value)
+    assert "fit: none (the law of 2 steps of Euler has no density in closed form)." in table.table()
+    assert "fit: R2, mse and calibration are of 199 draws of a step." in table.table()
+
+
+def test_the_energy_score_of_a_state_is_that_of_a_path_of_one_step_in_units_of_the_state():
+    draws, y = jr.normal(jr.key(0), (7, 3)), jnp.array([0.3, -1.0, 2.0])
+    ts, mask = jnp.array([0.0, 1.0]), jnp.ones(2, bool)
+    start = jnp.zeros(3)
+    many = [Trajectory(ts, jnp.stack([start, x]), mask) for x in draws]
+    path = Trajectory(ts, jnp.stack([start, y]), mask)
+    loss = losses.energy_score(stack(many), path)
+    np.testing.assert_allclose(energy(draws, y), 3**0.5 * loss, rtol=1e-5)
+
+
+def test_what_stands_in_the_padding_is_never_read():
+    paths, _ = simulated(LENGTHS)
+    poisoned = eqx.tree_at(
+        lambda p: p.ys, paths, jnp.where(paths.mask[:, :, None], paths.ys, jnp.nan)
+    )
+    fixed = dict(key=jr.key(1), iterations=3, restarts=1)
+    models = {
+        "linear": linear(),
+        "switching": baselines.switching(paths, 2, **fixed),  # carries what it saw
+    }
+    lift = Lift(jnp.eye(2))
+    clean, same = (
+        score(models, p, DOCS, lift=lift, raw=p.ys, **SMALL | dict(horizons=(1,))).to_json()
+        for p in (paths, poisoned)
+    )
+    assert clean == same
 
 
 def test_laws_by_draws_answer_alike_and_err_apart():

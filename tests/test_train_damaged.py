@@ -1,5 +1,7 @@
 """Checkpoints that are damaged or cannot be written, and which of them are kept."""
 
+import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,8 @@ from train_folders import kept, params, same, same_folder, told, victim
 from train_victim import run
 
 from dynlm._io import BadArgument
-from dynlm.train._checkpoints import Checkpoints
+from dynlm.train._checkpoints import Checkpoints, refuse_unread
+from dynlm.train._saved import read_latest
 
 SHORT = dict(steps=60)
 
@@ -55,7 +58,11 @@ def resumed(folder, found):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         same(run(folder, **SHORT), found)
-    return [str(one.message) for one in heard]
+    return [str(one.message) for one in heard if one.category is UserWarning]  # of ours
+
+
+def contents(folder):
+    return {one.relative_to(folder): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
 def cut(path):
@@ -78,10 +85,13 @@ def test_a_damaged_latest_checkpoint_falls_back_to_the_one_before(tmp_path, shor
         place = tmp_path / str(number)
         shutil.copytree(folder / "half", place)
         harm(place / name)
+        before = contents(place / "checkpoints" / "40")
         heard = resumed(place, found)
         if heard:
             assert len(heard) == 1 and "The checkpoint of step 40 in" in heard[0], name
-            assert heard[0].endswith("Going on from step 30."), heard
+            assert heard[0].endswith("kept there as 40.damaged. Going on from step 30."), heard
+            aside = place / "checkpoints" / "40.damaged"
+            assert contents(aside) == before, name
         # Of the rest, Orbax needs some and not others; without a mark there is no checkpoint.
         needed = name.parts[2:4] == ("state", "d") or name.parts[2:4] == ("notes", "metadata")
         assert heard or not needed, name
@@ -96,6 +106,69 @@ def test_a_latest_checkpoint_without_notes_or_data_falls_back(tmp_path, short):
         shutil.rmtree(tmp_path / name / "checkpoints" / "40" / name)
         (heard,) = resumed(tmp_path / name, found)
         assert "The checkpoint of step 40" in heard and "Going on from step 30" in heard
+
+
+def test_a_checkpoint_that_is_damaged_twice_is_set_aside_twice(tmp_path, short):
+    folder, found = short
+    shutil.copytree(folder / "half", tmp_path / "run")
+    place = tmp_path / "run" / "checkpoints"
+    (place / "40.damaged").mkdir()
+    cut(place / "40" / "notes" / "metadata")
+    (heard,) = resumed(tmp_path / "run", found)
+    assert "kept there as 40.damaged-again. Going on" in heard
+    assert (place / "40.damaged-again" / "state").is_dir()
+    assert kept(tmp_path / "run")[-2:] == [50, 60]
+
+
+def test_a_checkpoint_that_the_system_does_not_let_be_read_is_not_given_up(tmp_path, short):
+    """A link to itself stands for a disk that fails: no data are read, and the file is there."""
+    folder, found = short
+    refused = 0
+    place = tmp_path / "run" / "checkpoints" / "40"
+    sentence = "40 cannot be read: Too many levels of symbolic links. It may be sound"
+    for name in files(folder / "half"):
+        if name.parts[3:] != ("manifest.ocdbt",) and name.parts[2:4] != ("state", "d"):
+            continue
+        refused += 1
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.copytree(folder / "half", tmp_path / "run")
+        path = tmp_path / "run" / name
+        path.rename(tmp_path / "file")
+        path.symlink_to(path)
+        for read in (lambda: run(tmp_path / "run", **SHORT), lambda: read_latest(place.parent)):
+            with pytest.raises(BadArgument, match=sentence):
+                read()
+        assert kept(tmp_path / "run") == [30, 40]
+        (tmp_path / "file").replace(path)
+    assert refused == 2 and resumed(tmp_path / "run", found) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "damage"),
+    [
+        (OSError(errno.EIO, "Input/output error"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False),
+        (ValueError("PERMISSION_DENIED: Error reading: Permission denied [a='b']"), False),
+        (ValueError("RESOURCE_EXHAUSTED: Failed to open: Too many open files"), False),
+        (MemoryError(), False),
+        (FileNotFoundError("File metadata not found."), True),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), True),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), True),
+        (ValueError("NOT_FOUND: Error opening"), True),
+        (ValueError("OUT_OF_RANGE: Requested byte range is not valid"), True),
+        (KeyError("skip_deserialize"), True),
+        (ValueError("DATA_LOSS: CRC-32C checksum mismatch"), True),
+        (json.JSONDecodeError("Expecting value", "", 0), True),
+    ],
+)
+def test_what_the_bytes_are_is_told_from_what_the_system_refuses(tmp_path, error, damage):
+    if damage:
+        refuse_unread(tmp_path, error)
+        return
+    with pytest.raises((BadArgument, MemoryError)) as caught:
+        refuse_unread(tmp_path, error)
+    assert caught.value is error or "It may be sound" in str(caught.value)
 
 
 def test_where_all_checkpoints_are_damaged_it_says_so_and_deletes_none(tmp_path, short):
@@ -173,7 +246,9 @@ def test_a_full_disk_is_told_and_outlived(tmp_path, truth):
 def test_a_disk_that_stays_full_ends_with_a_sentence_and_the_last_checkpoint(tmp_path, truth):
     with victim(tmp_path, disk=[100, -1]) as process:
         said = told(process)
-    assert said["end"].startswith("BadArgument: Training has ended after step 400. Its checkpoint")
+    assert said["end"].startswith("NotKept: Training has ended after step 400. Its checkpoint")
+    assert said["loss"] == [row["loss"] for row in truth[1].log]  # the error carries the model
+    assert said["model"] == [x.tolist() for x in params(truth[1].model)]
     assert "call again: training goes on from the checkpoint before" in said["end"]
     assert kept(tmp_path)[-1] in (80, 90, 100)  # what was being written when it filled up is lost
     same(run(tmp_path), truth[1])

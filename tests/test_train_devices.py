@@ -10,7 +10,7 @@ import pytest
 from train_folders import arrays, kept, rows, same_folder, told, victim
 from train_victim import run
 
-from dynlm._io import BadArgument
+from dynlm._io import BadArgument, locked
 from dynlm.train._devices import checked_mesh
 
 
@@ -88,8 +88,12 @@ def test_two_processes_make_the_curve_of_one_and_stop_and_go_on_together(tmp_pat
     said = two(folder, ask, slow=True)
     assert said[0]["end"] == said[1]["end"], said
     assert said[0]["end"].startswith("Interrupted: Stopped after step "), said
-    step = int(said[0]["end"].split()[4].rstrip("."))
+    step = int(said[0]["end"].split()[4].rstrip(":"))
     assert 50 <= step < 200 and kept(folder)[-1] == step
+    with locked(folder / "checkpoints"):
+        said = two(folder)  # the second does not wait for the first
+    assert "Another process writes to" in said[0]["end"], said
+    assert "The first process could not begin to train in" in said[1]["end"], said
     again = two(folder, source="memory")
     assert [said["end"] for said in again] == ["complete"] * 2, again
     assert again[0]["loss"] == whole[0]["loss"]

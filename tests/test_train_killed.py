@@ -18,7 +18,7 @@ from train_folders import HERE, kept, rows, same, same_folder, told, victim
 from train_victim import STEPS, run
 
 from dynlm import train
-from dynlm._io import BadArgument
+from dynlm._io import BadArgument, locked
 
 RESULT = HERE.parent / "benchmarks" / "results" / "2026-11-22-train-kills.json"
 KILLS = 30
@@ -124,7 +124,7 @@ def test_asked_to_stop_it_keeps_what_there_is_between_two_rows(tmp_path, number)
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    with pytest.raises(train.Interrupted, match="The same call goes on from there") as caught:
+    with pytest.raises(train.Interrupted, match="the same call goes on from there") as caught:
         run(tmp_path, after=ask, **settings)
     assert signal.getsignal(number) is before and isinstance(caught.value, KeyboardInterrupt)
     step = caught.value.step
@@ -144,8 +144,8 @@ def test_a_process_that_is_asked_to_stop_ends_with_a_sentence(tmp_path, truth):
             process.send_signal(number)
             said = told(process)
         assert said["end"].startswith("Interrupted: Stopped after step ")
-        assert said["end"].endswith("The same call goes on from there.")
-        assert kept(tmp_path)[-1] == int(said["end"].split()[4].rstrip("."))
+        assert said["end"].endswith(": the same call goes on from there.")
+        assert kept(tmp_path)[-1] == int(said["end"].split()[4].rstrip(":"))
     same(run(tmp_path), truth[1])
     same_folder(tmp_path, truth[0])
 
@@ -166,6 +166,32 @@ def test_a_finished_run_is_read_and_a_longer_one_goes_on(tmp_path, short):
     same(longer, run(None, steps=75))
     with pytest.raises(BadArgument, match="has taken 75 steps, and `steps` is 60"):
         run(tmp_path / "run", **SHORT)
+
+
+# Two at once
+
+
+def test_a_folder_that_another_run_trains_into_is_refused(tmp_path, short):
+    shutil.copytree(short[0] / "half", tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes(), kept(tmp_path / "run")
+    with locked(tmp_path / "run" / "checkpoints"):
+        with pytest.raises(BadArgument, match="Another process writes to .*run/checkpoints. Wait"):
+            run(tmp_path / "run", **SHORT)
+    assert before == ((tmp_path / "run" / "metrics.jsonl").read_bytes(), kept(tmp_path / "run"))
+    same(run(tmp_path / "run", **SHORT), short[1])
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_run_is_free_again_when_its_process_is_gone(tmp_path, truth):
+    with victim(tmp_path, slow=True) as process:
+        until(lambda: rows(tmp_path) >= 3)
+        with pytest.raises(BadArgument, match="Another process writes to"):
+            run(tmp_path)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    same(run(tmp_path), truth[1])
+    same_folder(tmp_path, truth[0])
 
 
 # Another run

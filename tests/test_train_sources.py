@@ -261,6 +261,19 @@ def test_the_parts_of_what_is_held_out_have_keys_of_their_own_and_always_the_sam
     assert value == float(eqx.filter_jit(held)(jnp.zeros(())))
 
 
+def test_one_item_that_is_left_over_joins_the_part_before_it():
+    """Of a set with one path in it a distance of sets is not defined."""
+    for count, expected in ((9, {4, 5}), (10, {4, 2}), (5, {5}), (1, {1})):
+        sizes = set()
+
+        def loss(model, batch, key, sizes=sizes):
+            sizes.add(len(batch))
+            return model * jnp.mean(batch)
+
+        value = train.HeldOut(loss, jnp.arange(float(count)), KEY, 4)(jnp.ones(()))
+        assert sizes == expected and value == pytest.approx((count - 1) / 2)
+
+
 def test_held_out_parts_of_nothing_are_refused():
     with pytest.raises(BadArgument, match="`size` is 0, and `items` has 1 arrays"):
         train.HeldOut(squares, {"x": jnp.zeros(3)}, KEY, 0)

@@ -108,10 +108,14 @@ def main(settings: dict[str, Any]) -> None:
     warnings.simplefilter("always")
     try:
         found = run(folder, **settings)
-        end, loss = "complete", [row["loss"] for row in found.log]
-    except (KeyboardInterrupt, ValueError) as error:
-        end, loss = f"{type(error).__name__}: {error}", []
-    print(json.dumps({"end": end, "told": told, "loss": loss}), flush=True)
+        end = "complete"
+    except (KeyboardInterrupt, ValueError, OSError) as error:
+        end, found = f"{type(error).__name__}: {error}", getattr(error, "trained", None)
+    said: dict[str, Any] = {"end": end, "told": told, "loss": [], "model": None}
+    if found is not None:
+        said["loss"] = [row["loss"] for row in found.log]
+        said["model"] = [x.tolist() for x in jax.tree.leaves(eqx.filter(found.model, eqx.is_array))]
+    print(json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, final
 
 import numpy as np
 
-from .._fields import shown
+from .._fields import brief, shown
 from .._io import BadArgument, interruptible
 from ..store._format import read_manifest
 from ..store._inspect import summary, table
@@ -20,7 +20,7 @@ from ..store._reader import Store
 from ..store._split import SHARES, split_docs
 
 MB = 2**20
-POSITIONAL = ("store", "files")  # are given without a flag
+POSITIONAL = ("store", "files", "data")  # are given without a flag
 # What Python calls otherwise than the command line.
 RENAMED = {
     "budget": "max_new_tokens",
@@ -93,7 +93,7 @@ def as_typed(message: str, config: Any) -> str:
 
     What stands in backticks and is no option stays as it is.
     """
-    own = {one.name for one in fields(config)} - set(POSITIONAL)
+    own = options_of(config).keys() - set(POSITIONAL)
     flags = {name: name for name in own}
     flags |= {name: flag for name, flag in RENAMED.items() if flag in own and name not in own}
     if getattr(config, "prompts", ()):
@@ -109,6 +109,45 @@ def as_typed(message: str, config: Any) -> str:
         message = SIZES.sub(_in_mb, message)
     message = re.sub(r"`([a-z_]+)`", flag, message)
     return re.sub(r",? or None\.(?=\s|$)", ", or leave it out.", message)
+
+
+def options_of(config: Any) -> dict[str, Any]:
+    """The options of a command by name, those in groups too."""
+    found: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        found |= options_of(value) if is_dataclass(value) else {one.name: value}
+    return found
+
+
+def join(config: Any) -> bool:
+    """Joins the other processes, before anything touches a device; whether there are such."""
+    given = (config.coordinator, config.processes, config.process)
+    some = [one is not None for one in given]
+    if any(some) and (config.distributed or not all(some)):
+        raise BadArgument(
+            "To share the work, give `--coordinator`, `--processes` and `--process` together; or "
+            "`--distributed` alone, on a cluster that JAX recognises."
+        )
+    if not any(some) and not config.distributed:
+        return False
+    if config.processes is not None and config.process is not None:
+        if config.process >= config.processes:
+            raise BadArgument(
+                f"`--process` is {config.process} and `--processes` is {config.processes}. "
+                f"Processes are counted from 0: use 0 to {config.processes - 1}."
+            )
+    import jax
+
+    try:
+        jax.distributed.initialize(*given)
+    except (RuntimeError, ValueError) as error:
+        why = brief(error, 300).rstrip(". ")
+        raise BadArgument(
+            f"The processes could not be joined: {why}. Start each with the same `--coordinator` "
+            "and `--processes`, and its own `--process`."
+        ) from None
+    return True
 
 
 def _in_mb(found: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from .._fields import brief
 from .._io import BadArgument
 from ..store._reader import Store
 from ..store._revisions import folder_name, write_revisions
-from ._common import bytes_of, check_numbers, going_on, print_json, shares_of, tell
+from ._common import bytes_of, check_numbers, going_on, join, print_json, shares_of, tell
 from ._options import Files, Name, Names, Numbers, Text, Whole, Wholes
 from ._revised import Choice, choices, common_context
 from ._several import overview, several_table
@@ -276,31 +276,10 @@ def _budget(config: Export) -> int:
 
 def _join(config: Export) -> bool:
     """Joins the other processes, before anything else touches a device; whether this one leads."""
-    given = (config.coordinator, config.processes, config.process)
-    some = [one is not None for one in given]
-    if any(some) and (config.distributed or not all(some)):
-        raise BadArgument(
-            "To share the work, give `--coordinator`, `--processes` and `--process` together; or "
-            "`--distributed` alone, on a cluster that JAX recognises."
-        )
-    if not any(some) and not config.distributed:
+    if not join(config):
         return True
-    if config.processes is not None and config.process is not None:
-        if config.process >= config.processes:
-            raise BadArgument(
-                f"`--process` is {config.process} and `--processes` is {config.processes}. "
-                f"Processes are counted from 0: use 0 to {config.processes - 1}."
-            )
     import jax
 
-    try:
-        jax.distributed.initialize(*given)
-    except (RuntimeError, ValueError) as error:
-        why = brief(error, 300).rstrip(". ")
-        raise BadArgument(
-            f"The processes could not be joined: {why}. Start each with the same `--coordinator` "
-            "and `--processes`, and its own `--process`."
-        ) from None
     from ..lm._work import meet
 
     meet("met")  # before models are loaded, which may take one longer than the other

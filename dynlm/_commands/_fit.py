@@ -5,17 +5,17 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-from tyro.conf import Positional, arg
 
 from .._fields import brief, read_json, shown, unreadable
 from .._io import BadArgument, write_atomic
 from ..store import (
+    SHARES,
     Projection,
     Store,
     fit_projection,
@@ -26,123 +26,15 @@ from ..store import (
     read_series,
     save_projection,
 )
-from ._common import Stopped, check_numbers, print_json
-from ._options import Name, Number, Whole
+from ..store._split import counts
+from ._common import MB, Stopped, join, print_json
+from ._fit_options import LIKELIHOODS, Fit, check, names
 
-LEAST = {
-    "dim": 1, "width": 1, "depth": 0, "rank": 1, "draws": 2, "substeps": 1, "steps": 1, "batch": 1,
-    "window": 2, "accumulate": 1, "every": 1, "chunk": 1, "patience": 1, "seeds": 1, "seed": 0,
-    "burn": 0, "save_seconds": 0, "power": 0,
-}  # fmt: skip
-LIKELIHOODS = {"euler", "local_linear", "strang", "local_skew", "zhang"}
-PIECES = 60  # that fewer series are cut into, so that some can be held out
-SHARES = {"train": 0.7, "valid": 0.1, "test": 0.2}  # of the documents, where files are imported
+BLOCKS = 60  # that one series is cut into; fewer, down to 12, where they would be shorter than
+WINDOWS = 4  # so many windows
+FEWEST = 12
+PARTS = {"train": 0.7, "valid": 0.1, "test": 0.2}  # of series or blocks, where files are imported
 PROJECTION = "fit"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Fit a neural SDE to a store, or to tables and arrays, and score it on held-out documents.
-
-    Stopped or killed, the same command goes on where it was, and ends with the same bits. In
-    Python, `dynlm.load_run(RUN)` gives the model.
-
-    Such as:
-
-      dynlm fit store --layer 3 --dim 16 --out run
-      dynlm fit walks.csv --out run --loss local_linear --noise-on nothing
-      dynlm fit store --layer final --dim 16 --diffusion full --width 128 --steps 20000 --out run
-      dynlm fit store --config run.toml --out run
-
-    Args:
-        data: A store, or files: .csv, .tsv (also .gz), .npy, .npz.
-        out: Folder of the run.
-        config: A file with options by their names here, .toml or .json; flags go before it.
-        layer: Of the store.
-        dim: Principal components to fit, whitened; without it the coordinates, standardised.
-        drift: What the drift is.
-        diffusion: What the noise is.
-        noise_on: What the noise depends on.
-        width: Of the hidden layers.
-        depth: How many there are.
-        rank: Of low-rank noise.
-        time: What the networks see of time.
-        scale: Strength of the noise at the start; else that of the data's increments.
-        loss: A likelihood of steps, by its scheme; "zhang"; or a score of simulated paths.
-        simulate: With a score, how paths are simulated; else rollout.
-        draws: With a score, simulated paths for each observed one; else 16.
-        substeps: With a score, steps of the solver in each gap; else 1.
-        steps: Of training.
-        batch: Windows a step.
-        window: States in a window.
-        burn: States at the start of each path that are left out, in training and in scores.
-        rate: Peak learning rate.
-        warmup: Share of the steps in which it rises.
-        schedule: What it does then.
-        clip: Largest norm of the gradient.
-        decay: Weight decay.
-        accumulate: Parts that a batch is worked off in, to save memory.
-        average: Decay of a moving average of the parameters, as 0.999.
-        precision: Of the products in linear layers.
-        every: Steps between rows of metrics.
-        chunk: Steps in one compiled call.
-        patience: Steps without a better held-out loss after which training ends.
-        seeds: So many models at once; the scores are those of the first.
-        seed: Of all random numbers.
-        save_seconds: Least time between checkpoints.
-        power: How often to plant and seek nonlinear effects of each of five strengths, to learn
-            which one so many documents could have shown: five times as many fits, as 20.
-        no_null: Leave out the same fit to shuffled states, which takes as long again.
-        no_score: Leave out the scores on test documents, and the null.
-        quiet: No progress and no table.
-        json: Print the results as one line of JSON.
-    """
-
-    data: Positional[tuple[Path, ...]]
-    out: Path
-    config: Name = None
-    layer: Name = None
-    dim: Whole = None
-    drift: Literal["mlp", "residual", "gradient", "lipschitz", "linear"] = "mlp"
-    diffusion: Literal["scalar", "diagonal", "lowrank", "full"] = "diagonal"
-    noise_on: Literal["nothing", "time", "component", "state"] = "state"
-    width: int = 64
-    depth: int = 2
-    rank: int = 4
-    time: Literal["none", "raw", "fourier"] = "none"
-    scale: Number = None
-    loss: Literal[
-        "euler", "local_linear", "strang", "local_skew", "zhang", "energy", "step_energy", "crps",
-        "marginal", "autocovariance", "mmd",
-    ] = "euler"  # fmt: skip
-    simulate: Annotated[
-        Literal["rollout", "solve"] | None, arg(metavar="{rollout,solve}", help_behavior_hint="")
-    ] = None
-    draws: Whole = None
-    substeps: Whole = None
-    steps: int = 5000
-    batch: int = 64
-    window: int = 32
-    burn: int = 1
-    rate: float = 1e-3
-    warmup: float = 0.05
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float = 1.0
-    decay: float = 0.0
-    accumulate: int = 1
-    average: Number = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    every: int = 500
-    chunk: Whole = None
-    patience: Whole = None
-    seeds: Whole = None
-    seed: int = 0
-    save_seconds: float = 15.0
-    power: int = 0
-    no_null: bool = False
-    no_score: bool = False
-    quiet: bool = False
-    json: bool = False
 
 
 def with_defaults(arguments: list[str]) -> list[str]:
@@ -151,7 +43,7 @@ def with_defaults(arguments: list[str]) -> list[str]:
     path = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), path)
     if path is None:
         return arguments
-    known = {one.name for one in fields(Fit)} - {"config", "data"}
+    known = names()
     given = {a.split("=")[0].lstrip("-").replace("-", "_") for a in arguments if a[:2] == "--"}
     before: list[str] = []
     for key, value in _read(Path(path)).items():
@@ -181,107 +73,108 @@ def _read(path: Path) -> dict[str, Any]:
 
 def run(config: Fit) -> None:
     """Fit, score, and say what came of it."""
-    from .. import _fit, _judge, specs
+    from .. import _data, _fit
 
-    check_numbers(config, LEAST)
-    _check(config)
-    store, layer = _store(config)
-    projection = _projection(config, store, layer)
-    dim = len(projection.width)
-    spec = specs.NeuralSDE(
-        dim, config.drift, config.diffusion, config.noise_on, config.width, config.depth,
-        config.rank, config.time, config.scale,
-    )  # fmt: skip
-    optimiser = _fit.Adam(config.rate, config.warmup, config.schedule, config.clip, config.decay)
-    loss, options = _loss(config)
-    options |= {
-        name: getattr(config, name)
-        for name in "steps batch window accumulate average precision every chunk patience burn "
-        "save_seconds seed quiet".split()
-    }
+    check(config)
+    leads = not join(config.sharing) or jax.process_index() == 0
+    quiet = config.quiet or not leads
+    store, layer = _store(config, quiet, leads)
+    test = _data.part_of(store, "test")
+    if config.judging.power and len(np.unique(test.docs)) < 2:
+        raise BadArgument("`--power` needs two test documents or more. Give more, or leave it out.")
+    projection = _first(
+        leads, "projected", lambda: _projection(config, store, layer, quiet)
+    ) or load_projection(store, _name(config, layer))
+    spec, settings = _settings(config, len(projection.width), quiet)
+    key = jax.random.key(config.training.seed)
     with _stoppable():
         found = _fit.fit(
             spec,
             store,
-            key=jax.random.key(config.seed),
-            loss=loss,
+            key=key,
             layer=layer,
             projection=projection,
-            optimiser=optimiser,
-            seeds=config.seeds,
+            seeds=config.training.seeds,
             out=config.out,
-            **options,
+            **settings,
         )
     results: dict[str, Any] = {"law": found.law._asdict(), "ended": found.ended}
-    results |= {"last": found.log[-1], "kept_variance": projection.kept}
+    results |= {"last": found.log[-1]}
+    results |= {"dim": len(projection.width), "kept_variance": projection.kept}
     text = ""
-    if not config.no_score:
-        train = _judge.rows_from(store.split("train"), layer, projection)
-        null = None
-        if not config.no_null:
-            with _stoppable():
-                null = _fit.fit(
-                    spec,
-                    _judge.shuffled_rows(train, seed=config.seed).paths,
-                    held_out=_shuffled_valid(store, layer, projection, config.seed),
-                    key=jax.random.key(config.seed),
-                    loss=loss,
-                    optimiser=optimiser,
-                    out=config.out / "null",
-                    **options,
-                )
-        test = _judge.rows_from(store.split("test"), layer, projection, raw=True)
-        power = None
-        if config.power:
-            power = _power(config, train, test, spec, loss, optimiser, options)
-        run = found if config.seeds is None else found.seed(0)
-        verdict = _judge.judge(
-            run,
-            train,
-            test,
-            key=jax.random.key(config.seed + 1),
-            null=null,
-            lift=projection.lift,
-            power=power,
-            burn=config.burn,
-        )
+    if not config.judging.no_score:
+        verdict = _judged(config, found, store, layer, projection, (spec, settings))
         results |= verdict.to_json()
         text = f"\n\n{verdict.text()}"
-    write_atomic(config.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
-    if not config.quiet:
+    if leads:
+        write_atomic(config.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
+    if not quiet:
         stream = sys.stderr if config.json else sys.stdout
-        print(_summary(config, found) + text, file=stream, flush=True)
-    if config.json:
+        print(_summary(config, found, projection) + text, file=stream, flush=True)
+    if config.json and leads:
         print_json(results)
 
 
-def _check(config: Fit) -> None:
-    if not config.data:
-        raise BadArgument("No data are given. Name a store, as in `dynlm fit store --out run`.")
-    for name, (low, high) in {"average": (0, 1), "warmup": (0, 1)}.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value < high:
-            raise BadArgument(f"`--{name}` is {value:g}. Use {low} or more, below {high}.")
-    for name in ("rate", "clip", "scale"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise BadArgument(f"`--{name}` is {value:g}. Use a number above 0.")
-    if config.loss in LIKELIHOODS:
-        for name in ("simulate", "draws", "substeps"):
-            if getattr(config, name) is not None:
-                raise BadArgument(
-                    f"`--{name}` is for scores of simulated paths, and `--loss` is {config.loss}. "
-                    "Leave it out, or use a score such as energy."
-                )
-    if config.loss in ("strang", "local_skew") and config.noise_on not in ("nothing", "time"):
-        raise BadArgument(
-            f"`--loss` is {config.loss}, which takes noise that does not depend on the state. Use "
-            "`--noise-on nothing`, or `--loss local_linear`."
-        )
-    if config.batch % config.accumulate:
-        raise BadArgument(
-            f"`--accumulate` is {config.accumulate} and `--batch` {config.batch}. Use a divisor."
-        )
+def _settings(config: Fit, dim: int, quiet: bool) -> tuple[Any, dict[str, Any]]:
+    """The model, and what `fit` is told for the data and for its null alike."""
+    from .. import specs, train
+    from .._fit import Adam
+
+    model, how, run = config.model, config.optimiser, config.training
+    spec = specs.NeuralSDE(
+        dim, model.drift, model.diffusion, model.noise_on, model.width, model.depth, model.rank,
+        model.time, model.scale, model.floor, model.lipschitz, model.calculus,
+    )  # fmt: skip
+    settings = {name: getattr(how, name) for name in ("accumulate", "average", "precision")}
+    settings |= {
+        name: getattr(run, name)
+        for name in "steps batch window every chunk patience burn save_seconds seed".split()
+    }
+    settings["loss"] = _loss(config)
+    settings["optimiser"] = Adam(how.rate, how.warmup, how.schedule, how.clip, how.decay)
+    settings["guard"] = train.Guard(run.guard_patience, run.guard_factor, run.guard_most)
+    return spec, settings | {"resident": int(run.resident_mb * MB), "quiet": quiet}
+
+
+def _judged(
+    config: Fit,
+    found: Any,
+    store: Store,
+    layer: Any,
+    projection: Projection,
+    how: tuple[Any, dict[str, Any]],
+) -> Any:
+    """The fit beside baselines and its null, on test documents."""
+    from .. import _fit, _judge
+    from .._data import part_of, unit_of
+
+    spec, settings = how
+    seed = config.training.seed
+    train = _judge.rows_from(part_of(store, "train"), layer, projection)
+    null = None
+    if not config.judging.no_null:
+        with _stoppable():
+            null = _fit.fit(
+                spec,
+                _judge.shuffled_rows(train, seed=seed).paths,
+                held_out=_shuffled_valid(store, layer, projection, seed),
+                key=jax.random.key(seed),
+                out=config.out / "null",
+                **settings,
+            )
+    test = _judge.rows_from(part_of(store, "test"), layer, projection, raw=True)
+    power = _power(config, train, test, spec, settings) if config.judging.power else None
+    return _judge.judge(
+        found if config.training.seeds is None else found.seed(0),
+        train,
+        test,
+        key=jax.random.key(seed + 1),
+        null=null,
+        lift=projection.lift,
+        power=power,
+        unit=unit_of(store),
+        burn=config.training.burn,
+    )
 
 
 @contextmanager
@@ -296,7 +189,17 @@ def _stoppable() -> Iterator[None]:
         raise BadArgument(str(error)) from None
 
 
-def _store(config: Fit) -> tuple[Store, Any]:
+def _first(leads: bool, moment: str, make: Any) -> Any:
+    """What `make` gives in the first process, once all are here; nothing in the others."""
+    found = make() if leads else None
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"dynlm fit: {moment}")
+    return found
+
+
+def _store(config: Fit, quiet: bool, leads: bool) -> tuple[Store, Any]:
     """The data as a store, and its layer."""
     folders = [path for path in config.data if path.is_dir()]
     if folders and len(config.data) > 1:
@@ -306,56 +209,84 @@ def _store(config: Fit) -> tuple[Store, Any]:
     else:
         if config.layer is not None:
             raise BadArgument("`--layer` is for a store, and `data` are files. Leave it out.")
-        store = _imported(config)
-    names = {str(name): name for name in store.layers}
-    if config.layer is None and len(names) == 1:
+        made = _first(leads, "imported", lambda: _imported(config, quiet))
+        store = made or open_store(config.out / "data")
+    known = {str(name): name for name in store.layers}
+    if config.layer is None and len(known) == 1:
         return store, store.layers[0]
-    if config.layer not in names:
+    if config.layer not in known:
         raise BadArgument(
-            f"`--layer` is {shown(config.layer)}. The store has the layers {', '.join(names)}."
+            f"`--layer` is {shown(config.layer)}. The store has the layers {', '.join(known)}."
         )
-    return store, names[config.layer]
+    return store, known[config.layer]
 
 
-def _imported(config: Fit) -> Store:
-    """Files as a store within the run; few series are cut, and each piece is a document."""
-    pieces: list[Any] = []
-    series = [one for path in config.data for one in read_series(path)]
-    wanted = -(-PIECES // max(len(series), 1))
-    for one in series:
-        ts = np.arange(len(one.ys), dtype=float) if one.ts is None else one.ts
-        most = len(one.ys) // config.window
-        cuts = max(1, min(wanted, max(most // 4, min(most, 10))))
-        for part in np.array_split(np.arange(len(one.ys)), cuts):
-            if len(part) >= 2:
-                pieces.append((one.ys[part], ts[part]))
-    if len(pieces) < 3:
-        raise BadArgument("`data` has too few steps to hold some out. Give a longer series.")
-    return from_arrays(config.out / "data", pieces, shares=SHARES, quiet=config.quiet)
+def _imported(config: Fit, quiet: bool) -> Store:
+    """Files as a store within the run: each series a document, or the blocks of one or two."""
+    from .._data import IN_TIME
+
+    found = [one for path in config.data for one in read_series(path) if len(one.ys) >= 2]
+    series = [
+        (one.ys, np.arange(len(one.ys), dtype=float) if one.ts is None else one.ts) for one in found
+    ]
+    columns = {}
+    if len(series) < len(SHARES):
+        run = config.training
+        cuts = [blocks(len(ys), run.window, run.burn, len(series)) for ys, _ in series]
+        columns[IN_TIME] = [len(SHARES) * k + part for k, cut in enumerate(cuts) for part, _ in cut]
+        series = [(ys[span], ts[span]) for (ys, ts), cut in zip(series, cuts) for _, span in cut]
+    if not series:
+        raise BadArgument("`data` has no series of two steps or more. Give a longer one.")
+    folder = config.out / "data"
+    return from_arrays(folder, series, columns=columns, shares=PARTS, quiet=quiet)
 
 
-def _projection(config: Fit, store: Store, layer: Any) -> Projection:
-    """Whitened components of the training documents; kept in the run, to be the same again."""
-    name = f"{PROJECTION}-{layer}-{config.dim or 'all'}"
-    if name in projections(store):
+def blocks(length: int, window: int, burn: int, series: int = 1) -> list[tuple[int, slice]]:
+    """The blocks of a series in time, each with the number of its part.
+
+    Between two parts a block is left out, so that what is scored does not touch what was seen.
+    """
+    number = min(BLOCKS // series, max(FEWEST, length // (WINDOWS * window)))
+    if length // number < burn + 2:
+        raise BadArgument(
+            f"`data` has a series of {length} steps, too few to hold some out: it is cut into "
+            f"{number} blocks, of which each needs {burn + 2} steps. Give a longer one."
+        )
+    ends = np.linspace(0, length, number + 1).round().astype(int).tolist()
+    sizes = counts(number - 2, [Fraction(str(part)) for part in PARTS.values()])
+    parts = [part for k, size in enumerate(sizes) for part in [*[k] * size, None]][:-1]
+    return [(part, slice(a, b)) for part, a, b in zip(parts, ends, ends[1:]) if part is not None]
+
+
+def _name(config: Fit, layer: Any) -> str:
+    return f"{PROJECTION}-{layer}-{'all' if config.dim is None else config.dim}"
+
+
+def _projection(config: Fit, store: Store, layer: Any, quiet: bool) -> Projection:
+    """Whitened components of the training documents; kept beside them, to be the same again."""
+    from .._data import IN_TIME, part_of
+
+    if (name := _name(config, layer)) in projections(store):
         return load_projection(store, name)
-    if config.dim is None:
-        found = fit_projection(store, layer, None, scale="each", quiet=config.quiet)
-    else:
-        size = store.dims[layer]
-        if config.dim > size:
-            raise BadArgument(f"`--dim` is {config.dim}, and the states have {size} dimensions.")
-        found = fit_projection(store, layer, config.dim, whiten=True, quiet=config.quiet)
+    cut = IN_TIME in store.columns  # what is for training is no split then
+    rows, split = (part_of(store, "train"), None) if cut else (store, "train")
+    scale = "each" if config.dim is None else "none"
+    whiten = config.dim is not None
+    found = fit_projection(
+        rows, layer, config.dim, split=split, scale=scale, whiten=whiten, quiet=quiet
+    )
     save_projection(store, name, found)
     return found
 
 
-def _loss(config: Fit) -> tuple[Any, dict[str, Any]]:
-    """The loss, and what `fit` needs beside it."""
+def _loss(config: Fit) -> Any:
+    """The loss."""
     from .. import losses
+    from .._run import SOLVERS
     from ..simulate import rollout, solve
 
-    if config.loss in LIKELIHOODS:
+    wish = config.objective
+    if wish.loss in LIKELIHOODS:
         known: dict[str, Any] = {
             "euler": losses.transition_nll,
             "local_linear": losses.local_linear_nll,
@@ -363,46 +294,54 @@ def _loss(config: Fit) -> tuple[Any, dict[str, Any]]:
             "local_skew": losses.nll_by(losses.LocalSkew()),
             "zhang": losses.zhang,
         }
-        return known[config.loss], {}
+        return known[wish.loss]
     scores: dict[str, Any] = {
         "energy": losses.energy_score,
         "step_energy": losses.step_energy_score,
         "crps": losses.crps,
+    }
+    distances: dict[str, Any] = {
         "marginal": losses.marginal_distance,
         "autocovariance": jax.tree_util.Partial(losses.autocovariance_distance, lags=(0, 1, 4)),
         "mmd": jax.tree_util.Partial(losses.mmd, scales=(0.5, 1.0, 2.0)),
     }
-    simulate = {"rollout": rollout, "solve": solve}[config.simulate or "rollout"]
-    return scores[config.loss], {
-        "simulate": simulate, "draws": config.draws or 16, "substeps": config.substeps or 1,
-    }  # fmt: skip
+    options: dict[str, Any] = {
+        "simulate": {"rollout": rollout, "solve": solve}[wish.simulate or "rollout"],
+        "draws": wish.draws or 16,
+        "substeps": wish.substeps or 1,
+        "solver": None if wish.solver is None else SOLVERS[wish.solver](),
+        "prefix": wish.prefix,
+        "horizon": wish.horizon,
+    }
+    if wish.loss in distances:
+        return losses.set_simulated(distances[wish.loss], **options)
+    return losses.simulated(scores[wish.loss], **options)
 
 
 def _shuffled_valid(store: Store, layer: Any, projection: Projection, seed: int) -> Any:
     """What the null is held out on, as the fit is on the validation documents."""
     from .. import _judge
+    from .._data import part_of
 
-    valid = store.split("valid")
+    valid = part_of(store, "valid")
     if len(valid) == 0:
         return None
     rows = _judge.rows_from(valid, layer, projection)
     return _judge.shuffled_rows(rows, seed=seed + 1).paths
 
 
-def _power(
-    config: Fit, train: Any, test: Any, spec: Any, loss: Any, optimiser: Any, options: Any
-) -> Any:
+def _power(config: Fit, train: Any, test: Any, spec: Any, settings: dict[str, Any]) -> Any:
     """Effects planted in simulated documents, and sought by the same fit."""
     from .. import _fit, baselines, predict
 
-    if not config.quiet:
-        count = config.power * 5
-        print(f"power: {count} fits to planted effects", file=sys.stderr, flush=True)
+    repeats = config.judging.power
+    if not settings["quiet"]:
+        print(f"power: {repeats * 5} fits to planted effects", file=sys.stderr, flush=True)
 
     def fit(paths: Any, key: Any) -> Any:
-        quietly = options | {"quiet": True, "held_out": jax.tree.map(lambda x: x[::10], paths)}
+        quietly = settings | {"quiet": True, "held_out": jax.tree.map(lambda x: x[::10], paths)}
         rest = jax.tree.map(lambda x: x[np.arange(len(x)) % 10 > 0], paths)
-        return _fit.fit(spec, rest, key=key, loss=loss, optimiser=optimiser, **quietly).predictor()
+        return _fit.fit(spec, rest, key=key, **quietly).predictor()
 
     return predict.power(
         fit,
@@ -411,15 +350,20 @@ def _power(
         train.docs,
         test.paths,
         test.docs,
-        key=jax.random.key(config.seed + 2),
+        key=jax.random.key(config.training.seed + 2),
         linear=baselines.var1,
-        repeats=config.power,
+        repeats=repeats,
     )
 
 
-def _summary(config: Fit, found: Any) -> str:
+def _summary(config: Fit, found: Any, projection: Projection) -> str:
     last = found.log[-1]
     lines = [f"{config.out}: {last['step']} steps, ended by {found.ended}"]
+    if config.dim is not None:
+        lines.append(
+            f"{len(projection.width)} components of {len(projection.mean)} hold "
+            f"{projection.kept:.1%} of the variance of the training states"
+        )
     lines.append(f"loss {_number(last['loss'])}, held out {_number(last.get('held_out'))}")
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from ._linear import random_walk as random_walk
 from ._linear import var1 as var1
 from ._ou import NotEmbeddable as NotEmbeddable
 from ._ou import OrnsteinUhlenbeck as OrnsteinUhlenbeck
+from ._ou import embedding as embedding
 from ._ou import ou as ou
 from ._shuffled import time_shuffled as time_shuffled
 from ._switching import Switching as Switching

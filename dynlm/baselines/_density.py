@@ -1,6 +1,7 @@
 """`mixture_density`: the law of the next state as a mixture that a network makes of this one."""
 
-from typing import final
+import warnings
+from typing import Any, final
 
 import equinox as eqx
 import jax
@@ -20,10 +21,11 @@ from ..predict._predictor import AbstractPredictor
 from ..trajectory import Trajectory
 from ._clusters import clusters
 from ._descent import Descent, descend
-from ._pairs import blocks, check_paths, floating
+from ._pairs import blocks, check_paths, floating, folds_of
 
 RANGE = 4.0  # a log scale moves at most so far from where it starts
 SEEN = 2**14  # transitions that the components start from
+TENTHS = 10  # one part of so many is held out
 
 Points = Float[Array, "step dim"]
 
@@ -117,6 +119,7 @@ def mixture_density(
     rate: float = 3e-3,
     decay: float = 1e-3,
     floor: float = 1e-2,
+    docs: Any = None,
     valid: Trajectory | None = None,
     burn: int = 1,
 ) -> MixtureDensity:
@@ -141,8 +144,10 @@ def mixture_density(
         floor: The least standard deviation of a component, as a share of that of the states. No
             density is bounded where states repeat exactly, as at an embedding layer: there the
             score is a matter of this number.
-        valid: Rows to choose by; by default a tenth of the rows of `paths`, which are not trained
-            on. With fewer than ten rows the last model is taken.
+        docs: The document of each row of `paths`; by default each row is one.
+        valid: Rows to choose by; by default every tenth document of `paths`, which is not trained
+            on. With fewer than ten documents it is a tenth of the transitions, in one stretch; with
+            fewer than ten transitions the last model is taken.
         burn: Transitions out of a row's first `burn` states are left out.
     """
     wishes = dict(components=components, width=width, depth=depth, steps=steps, batch=batch)
@@ -153,7 +158,7 @@ def mixture_density(
         if not (np.isfinite(value) and value > 0):
             raise BadArgument(f"`{name}` is {value}. Use a positive number.")
     check_paths(paths, burn, needs=components)
-    train, held = _divided(paths, valid, burn)
+    train, held = _divided(paths, docs, valid, burn)
     mean = np.concatenate([train[0], train[1]]).mean(axis=0)
     deviation = np.concatenate([train[0], train[1]]).std(axis=0)
     deviation = np.where(deviation > 0, deviation, 1.0)
@@ -168,28 +173,45 @@ def mixture_density(
         (jnp.asarray(mean, dtype), jnp.asarray(deviation, dtype), jnp.asarray(floor, dtype)),
     )
     how = Descent(steps, batch, rate, decay)
-    model, scores = descend(model, (z, z_next), apart, key=rest, how=how)
+    model, scores, failed = descend(model, (z, z_next), apart, key=rest, how=how)
+    _warn(int(failed), rate, None if apart is None else np.asarray(scores))
     units = np.log(deviation).mean()
     history = None if apart is None else scores / z.shape[1] + jnp.asarray(units, dtype)
     return eqx.tree_at(lambda m: m.history, model, history, is_leaf=lambda x: x is None)
 
 
+def _warn(failed: int, rate: float, scores: np.ndarray | None) -> None:
+    """Says where training stopped before its end, and what the model is then."""
+    cure = f"Use a lower `rate` (it is {rate:g}), or look for states that are far from all others."
+    if failed:
+        warnings.warn(
+            f"The loss of the mixture density was not finite at step {failed}, and training "
+            f"stopped: the model is of the steps before. {cure}",
+            stacklevel=3,
+        )
+    elif scores is not None and not np.isfinite(scores).any():
+        warnings.warn(
+            "No held-out score of the mixture density was finite: the model is the one that "
+            f"training began with. {cure}",
+            stacklevel=3,
+        )
+
+
 def _divided(
-    paths: Trajectory, valid: Trajectory | None, burn: int
+    paths: Trajectory, docs: Any, valid: Trajectory | None, burn: int
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """Transitions to train on, and those to choose by, which may be none."""
-    rows = np.flatnonzero(np.asarray(paths.mask)[:, burn + 1 :].any(axis=1))
     if valid is not None:
         check_paths(valid, burn)
-        return _pairs(paths, burn, rows), _pairs(valid, burn, None)
-    if len(rows) < 10:
-        return _pairs(paths, burn, rows), ()
-    held = rows[::10]
-    return _pairs(paths, burn, np.setdiff1d(rows, held)), _pairs(paths, burn, held)
+        return _pairs(paths, burn), _pairs(valid, burn)
+    fold = folds_of(paths, docs, burn, TENTHS, least=TENTHS)
+    if fold.max() + 1 < TENTHS:
+        return _pairs(paths, burn), ()
+    return _pairs(paths, burn, fold > 0), _pairs(paths, burn, fold == 0)
 
 
-def _pairs(paths: Trajectory, burn: int, rows: np.ndarray | None) -> tuple[np.ndarray, ...]:
-    found = list(blocks(paths, burn, 1, rows))
+def _pairs(paths: Trajectory, burn: int, chosen: Any = None) -> tuple[np.ndarray, ...]:
+    found = list(blocks(paths, burn, 1, chosen))
     return tuple(np.concatenate([getattr(block, name) for block in found]) for name in ("x", "y"))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._types import RandomKey
 
@@ -34,14 +34,15 @@ class Descent(NamedTuple):
 @eqx.filter_jit
 def descend(
     model: Model, pairs: Pairs, held: Held | None, *, key: RandomKey, how: Descent
-) -> tuple[Model, Float[Array, " round"]]:
+) -> tuple[Model, Float[Array, " round"], Int[Array, ""]]:
     """Minimises the mean of `-model.logpdf(x, y)` over pairs; see `mixture_density`.
 
-    Fields called `mean`, `deviation` and `floor` are not learned.
+    Fields called `mean`, `deviation` and `floor` are not learned. From the first step whose loss is
+    not finite on, nothing is learned any more.
 
     Returns:
         The moving average of the weights, where it was best on the held-out pairs if there are
-        any; and its scores on them.
+        any; its scores on them; and the number of that first step, or 0.
     """
     learned, rest = eqx.partition(model, _learned(model))
     optimiser = _optimiser(how)
@@ -50,34 +51,41 @@ def descend(
     def loss(learned: Any, x: Array, y: Array) -> Array:
         return -jnp.mean(jax.vmap(eqx.combine(learned, rest).logpdf)(x, y))
 
-    def step(carry: Any, key: RandomKey) -> tuple[Any, None]:
-        learned, average, state = carry
+    def step(carry: Any, key: RandomKey) -> tuple[Any, Array]:
+        learned, average, state, sound = carry
         which = jr.randint(key, (how.batch,), 0, len(x))
-        gradient = jax.grad(loss)(learned, x[which], y[which])
+        value, gradient = jax.value_and_grad(loss)(learned, x[which], y[which])
+        sound = sound & jnp.isfinite(value)
+        # Averaged is only what has had a finite loss, so whatever comes later does no harm.
+        part = 1 - how.average
+        average = jax.tree.map(
+            lambda a, b: jnp.where(sound, a + part * (b - a), a), average, learned
+        )
         with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to a whole number
             updates, state = optimiser.update(gradient, state, learned)
         learned = jax.tree.map(jnp.add, learned, updates)
-        part = 1 - how.average
-        average = jax.tree.map(lambda a, b: a + part * (b - a), average, learned)
-        return (learned, average, state), None
+        return (learned, average, state, sound), sound
 
-    def rounds(carry: Any, keys: Any) -> tuple[Any, Array]:
+    def rounds(carry: Any, keys: Any) -> tuple[Any, tuple[Array, Array]]:
         carry, best, least = carry
-        carry, _ = lax.scan(step, carry, keys)
-        average = carry[1]
+        carry, sound = lax.scan(step, carry, keys)
+        done, average = jnp.sum(sound), carry[1]
         if held is None:
-            return (carry, average, least), least
+            return (carry, average, least), (least, done)
         log = lax.map(lambda z: eqx.combine(average, rest).logpdf(*z), held, batch_size=PART)
         score = -jnp.mean(log)
         better = score < least  # false for NaN
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), average, best)
-        return (carry, best, jnp.where(better, score, least)), score
+        return (carry, best, jnp.where(better, score, least)), (score, done)
 
     number = min(ROUNDS, how.steps)
-    keys = jr.split(key, (number, -(-how.steps // number)))
-    state = (learned, learned, optimiser.init(learned))
-    (_, best, _), scores = lax.scan(rounds, (state, learned, jnp.asarray(jnp.inf, x.dtype)), keys)
-    return eqx.combine(best, rest), scores
+    each = -(-how.steps // number)
+    keys = jr.split(key, (number, each))
+    state = (learned, learned, optimiser.init(learned), jnp.asarray(True))
+    start = (state, learned, jnp.asarray(jnp.inf, x.dtype))
+    (_, best, _), (scores, done) = lax.scan(rounds, start, keys)
+    failed = jnp.where(jnp.sum(done) < number * each, jnp.sum(done) + 1, 0)
+    return eqx.combine(best, rest), scores, failed
 
 
 def _optimiser(how: Descent) -> Any:

@@ -14,11 +14,12 @@ from ..trajectory import Trajectory
 from ._pairs import (
     Moments,
     Square,
-    Sums,
     Vector,
+    added,
     blocks,
     check_paths,
     floating,
+    folds_of,
     moments,
     on_device,
     origin_of,
@@ -167,7 +168,7 @@ def var1(paths: Trajectory, *, ridge: float = 1e-10, burn: int = 1) -> Autoregre
 
 
 def autoregression(
-    paths: Trajectory, order: int, *, ridge: float | None = None, burn: int = 1
+    paths: Trajectory, order: int, *, docs: Any = None, ridge: float | None = None, burn: int = 1
 ) -> Autoregressive:
     r"""$y_{k+1} \sim N(b + \sum_{j < p} F_j\,y_{k-j},\; C)$ by ridge regression.
 
@@ -177,9 +178,11 @@ def autoregression(
     Args:
         paths: Training rows.
         order: $p$, how many states it looks back.
+        docs: The document of each row; by default each row is one.
         ridge: Penalty, as a share of the features' mean variance. None: the one of a grid that
-            predicts left-out documents best, ten folds of rows, all from the same sums of
-            products. $C$ then is the covariance of the errors on left-out documents.
+            predicts left-out documents best, in ten folds of documents, all from the same sums of
+            products; of one document, in ten stretches of it. $C$ then is the covariance of the
+            errors on what was left out.
         burn: Transitions out of a row's first `burn` states are left out.
     """
     if not (isinstance(order, int) and order >= 1):
@@ -189,7 +192,7 @@ def autoregression(
     check_paths(paths, burn)
     dim = paths.ys.shape[2]
     if ridge is None:
-        m, ridge, covariance = _chosen(paths, order, burn)
+        m, ridge, covariance = _chosen(paths, docs, order, burn)
         f, b = _regression(m, ridge)
     else:
         m = moments(paths, burn, order)
@@ -226,24 +229,18 @@ def _errors(m: Moments, f: Any, b: Vector) -> Square:
     return m.yy - cross - cross.T + f.T @ m.xx @ f + m.count * np.outer(off, off)
 
 
-def _chosen(paths: Trajectory, order: int, burn: int) -> tuple[Moments, float, Square]:
-    """Moments of all rows, the best ridge, and the covariance of its errors on left-out rows."""
-    mask = np.asarray(paths.mask)[:, burn + 1 :]
-    rows = np.flatnonzero(mask.any(axis=1))
-    folds = min(FOLDS, len(rows))
-    if folds < 2:
-        raise BadArgument(
-            "`ridge` is None, and `paths` has a single row with transitions, so that no document "
-            "can be left out. Pass `ridge`, or more rows."
-        )
+def _chosen(paths: Trajectory, docs: Any, order: int, burn: int) -> tuple[Moments, float, Square]:
+    """Moments of all, the best ridge, and the covariance of its errors on left-out documents."""
+    fold = folds_of(paths, docs, burn, FOLDS)
+    folds = range(int(fold.max()) + 1)
     origin = origin_of(paths, order)
-    parts = [sums(paths, burn, order, rows[k::folds], origin) for k in range(folds)]
+    parts = [sums(paths, burn, order, fold == k, origin) for k in folds]
     features = order * paths.ys.shape[2]
-    whole = _added(parts).moments(features)
+    whole = added(parts).moments(features)
     scale = np.maximum(np.diagonal(whole.yy), 1e-30)
     errors = np.zeros((len(RIDGES), *whole.yy.shape))
     for k, part in enumerate(parts):
-        rest = _added(parts[:k] + parts[k + 1 :]).moments(features)
+        rest = added(parts[:k] + parts[k + 1 :]).moments(features)
         left = part.moments(features)
         w, v = np.linalg.eigh(rest.xx)
         for i, ridge in enumerate(RIDGES):
@@ -251,9 +248,3 @@ def _chosen(paths: Trajectory, order: int, burn: int) -> tuple[Moments, float, S
     score = (np.diagonal(errors, axis1=1, axis2=2) / scale).sum(axis=1)
     best = int(np.argmin(score))
     return whole, RIDGES[best], errors[best] / whole.count
-
-
-def _added(parts: list[Sums]) -> Sums:
-    count = sum(part.count for part in parts)
-    z, zz = sum(part.z for part in parts), sum(part.zz for part in parts)
-    return Sums(count, np.asarray(z), np.asarray(zz), parts[0].origin)

@@ -13,12 +13,27 @@ from .. import diffusions, drifts
 from .._io import BadArgument
 from .._types import State, Time
 from ..laws import Mixture
-from ..predict._embedding import embeddable, flow
+from ..predict._embedding import Embedding, covariance_after, embeddable, flow, measured
 from ..predict._predictor import AbstractPredictor
 from ..sde import SDE
+from ..stats import Interval, student
 from ..trajectory import Trajectory
 from ._linear import one_gaussian
-from ._pairs import blocks, check_paths, floating, moments, on_device, root_of
+from ._pairs import (
+    Moments,
+    Sums,
+    added,
+    blocks,
+    check_paths,
+    documents_of,
+    floating,
+    folds_of,
+    moments,
+    on_device,
+    origin_of,
+    root_of,
+    sums,
+)
 
 Matrix = Float[Array, "dim dim"]
 
@@ -26,6 +41,8 @@ EVEN = 1e-3  # gaps differ by no more than this share, or they are uneven
 SAME = 1e-4  # a gap that differs by less from the data's step is that step
 LONGER = 8  # doublings beyond the data's step: gaps to 256 steps are exact
 TERMS = 8  # of the Taylor series over the shortest step
+GROUPS = 20  # of documents, that an interval is made of
+LEVEL = 0.95  # of that interval
 
 
 @final
@@ -118,38 +135,117 @@ class OrnsteinUhlenbeck(AbstractPredictor):
         return one + e, b, (q + q.T) / 2
 
 
-def ou(paths: Trajectory, *, burn: int = 1) -> OrnsteinUhlenbeck | NotEmbeddable:
+def ou(paths: Trajectory, *, docs: Any = None, burn: int = 1) -> OrnsteinUhlenbeck | NotEmbeddable:
     r"""The Ornstein-Uhlenbeck process whose transition over the data's step is the VAR(1).
 
     It has the likelihood of the VAR(1) on training data, so it is the fit of greatest likelihood
-    among all such processes. Where the VAR(1) belongs to none (see `dynlm.predict.embeddable`), or
-    gaps are uneven so that there is no VAR(1) to go by, the answer is a `NotEmbeddable`.
+    among all such processes. Where the VAR(1) belongs to none (see `embedding`), or gaps are uneven
+    so that there is no VAR(1) to go by, the answer is a `NotEmbeddable`. Where its noise has
+    eigenvalues below zero by no more than chance, they are set to zero.
 
     Args:
         paths: Training rows, evenly spaced.
+        docs: The document of each row; by default each row is one.
+        burn: Transitions out of a row's first `burn` states are left out.
+    """
+    found = embedding(paths, docs=docs, burn=burn)
+    if not found.ok or found.drift_matrix is None or found.noise_covariance is None:
+        return NotEmbeddable(found.reason)
+    m = moments(paths, burn)
+    dt, _ = _step_of(paths, burn)
+    a, s = found.drift_matrix, found.noise_covariance
+    f, q = _law_of(m)
+    w, v = np.linalg.eigh(s)
+    if w[0] < 0:
+        s = (v * np.maximum(w, 0)) @ v.T
+        q = covariance_after(a, s, dt)
+    return _process(a, s, f, q, m.y - f @ m.x, dt, paths)
+
+
+def embedding(paths: Trajectory, *, docs: Any = None, burn: int = 1) -> Embedding:
+    r"""Whether the VAR(1) of these rows is an Ornstein-Uhlenbeck process seen at their step.
+
+    `dynlm.predict.embeddable` of the fitted law, with its error. Where the true noise is of low
+    rank, an estimate of it has a negative eigenvalue more often than not, so that it is refused
+    only for one that is negative beyond chance. The direction of the least noise is chosen on half
+    of the documents, and the noise along it is measured on the others: where it was chosen it
+    is too low. Its interval, by leaving out some of the documents at a time, has to lie below zero.
+    Of fewer than four documents stretches are taken for documents.
+
+    Args:
+        paths: Training rows, evenly spaced.
+        docs: The document of each row; by default each row is one.
         burn: Transitions out of a row's first `burn` states are left out.
     """
     check_paths(paths, burn)
-    gaps = np.concatenate([block.dt for block in blocks(paths, burn)])
-    dt = float(gaps.mean())
-    if not dt > 0:
-        raise BadArgument("`paths` has no two states at different times. Give times that increase.")
-    if np.abs(gaps - dt).max() > EVEN * dt:
-        return NotEmbeddable(
-            f"gaps are uneven, from {gaps.min():.3g} to {gaps.max():.3g}: bring the states to "
-            "even times first"
-        )
+    dt, reason = _step_of(paths, burn)
     m = moments(paths, burn)
     # Least squares in float64: an estimate that went through float32 may lose its embedding.
     w = np.linalg.eigvalsh(m.xx)
     if w[0] <= 1e-10 * max(w[-1], 1e-300):
-        return NotEmbeddable("the states do not span all their dimensions")
+        reason = reason or "the states do not span all their dimensions"
+    if reason is not None:
+        return Embedding(False, reason, None, None)
+    found = embeddable(*_law_of(m), dt, tolerance=0.0)
+    if found.ok or found.noise_covariance is None:
+        return found
+    size = float(np.abs(np.linalg.eigvalsh(found.noise_covariance)).max())
+    return measured(found, _least_noise(paths, docs, burn, dt, size))
+
+
+def _step_of(paths: Trajectory, burn: int) -> tuple[float, str | None]:
+    """The gap of the rows, and what is wrong with it."""
+    gaps = np.concatenate([block.dt for block in blocks(paths, burn)])
+    dt = float(gaps.mean())
+    if not dt > 0:
+        raise BadArgument("`paths` has no two states at different times. Give times that increase.")
+    if np.abs(gaps - dt).max() <= EVEN * dt:
+        return dt, None
+    return dt, (
+        f"gaps are uneven, from {gaps.min():.3g} to {gaps.max():.3g}: bring the states to even "
+        "times first"
+    )
+
+
+def _law_of(m: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """$F$ and $Q$ by least squares."""
     f = np.linalg.solve(m.xx, m.xy).T
-    q = (m.yy - f @ m.xy) / m.count
-    found = embeddable(f, q, dt)
-    if not found.ok or found.drift_matrix is None or found.noise_covariance is None:
-        return NotEmbeddable(found.reason)
-    return _process(found.drift_matrix, found.noise_covariance, f, q, m.y - f @ m.x, dt, paths)
+    return f, (m.yy - f @ m.xy) / m.count
+
+
+def _least_noise(
+    paths: Trajectory, docs: Any, burn: int, dt: float, size: float
+) -> Interval | None:
+    r"""The noise, over `size`, along a direction of least noise of other documents.
+
+    Of $K$ groups of documents each leaves out one in turn, and $K S - (K - 1) S_{-k}$, which is
+    that group's part in $S$ to first order, are as independent as the groups.
+    """
+    fold = folds_of(paths, docs, burn, 2 * GROUPS, least=4)
+    origin = origin_of(paths)
+    parts = [sums(paths, burn, 1, fold == k, origin) for k in range(int(fold.max()) + 1)]
+
+    def noise(some: list[Sums]) -> Any:
+        law = _law_of(added(some).moments(paths.ys.shape[2]))
+        return embeddable(*law, dt).noise_covariance
+
+    choosing, rest = parts[::2], parts[1::2]
+    number = len(rest)
+    if number < 2:
+        return None
+    left = [rest[:k] + rest[k + 1 :] for k in range(number)]
+    try:
+        first, whole, *others = (noise(some) for some in (choosing, rest, *left))
+    except np.linalg.LinAlgError:
+        return None
+    if any(s is None for s in (first, whole, *others)):
+        return None
+    v = np.linalg.eigh(first)[1][:, 0]
+    values = np.array([v @ (number * whole - (number - 1) * s) @ v for s in others]) / size
+    value, error = float(values.mean()), float(values.std(ddof=1)) / number**0.5
+    wide = student((1 + LEVEL) / 2, number - 1) * error
+    used = len(np.unique(documents_of(paths, docs)[((fold >= 0) & (fold % 2 == 1)).any(axis=1)]))
+    return Interval(value, value - wide, value + wide, LEVEL, used)
 
 
 def _process(

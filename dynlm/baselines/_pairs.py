@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, final
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from .._io import BadArgument
 from ..trajectory import Trajectory
@@ -56,22 +56,60 @@ def floating(paths: Trajectory) -> Any:
     return paths.ts.dtype
 
 
-def blocks(paths: Trajectory, burn: int, order: int = 1, rows: Any = None) -> Iterator[Block]:
-    """All transitions out of state `burn` and later, some rows at a time, in float64.
+def counted(paths: Trajectory, burn: int) -> Bool[np.ndarray, "row step"]:
+    """Which transitions are fitted: into a real state, out of state `burn` or a later one."""
+    seen = np.asarray(paths.mask)[:, 1:].copy()
+    seen[:, :burn] = False
+    return seen
+
+
+def documents_of(paths: Trajectory, docs: Any) -> np.ndarray:
+    """The document of each row; by default each is one."""
+    docs = np.arange(len(paths.ys)) if docs is None else np.asarray(docs)
+    if docs.shape != (len(paths.ys),):
+        raise BadArgument(
+            f"`docs` has shape {docs.shape}, and `paths` has {len(paths.ys)} rows. Pass the "
+            "document of each row."
+        )
+    return docs
+
+
+def folds_of(
+    paths: Trajectory, docs: Any, burn: int, number: int, least: int = 2
+) -> Int[np.ndarray, "row step"]:
+    """The part of `number` that each transition is in, and -1 where none is fitted.
+
+    Parts are of whole documents, in turn by the order of their names, for the neighbours of what
+    is held out tell of it. With fewer than `least` documents they are stretches of transitions.
+    """
+    seen = counted(paths, burn)
+    rows = seen.any(axis=1)
+    names, which = np.unique(documents_of(paths, docs)[rows], return_inverse=True)
+    fold = np.full(seen.shape, -1)
+    if len(names) >= least:
+        fold[rows] = (which % number)[:, None]
+    else:
+        total = int(seen.sum())
+        fold[seen] = np.arange(total) * min(number, total) // max(total, 1)
+    return np.where(seen, fold, -1)
+
+
+def blocks(
+    paths: Trajectory, burn: int, order: int = 1, chosen: Bool[np.ndarray, "row step"] | None = None
+) -> Iterator[Block]:
+    """All transitions out of state `burn` and later, or those chosen, in float64, some at a time.
 
     The features of the transition k -> k + 1 are $y_k, y_{k-1}, ...$, `order` states; where fewer
     were seen the oldest one is repeated.
     """
-    mask, ts = np.asarray(paths.mask), np.asarray(paths.ts)
-    ys = np.asarray(paths.ys)
-    numbers = np.arange(len(ys)) if rows is None else np.asarray(rows)
+    ts, ys = np.asarray(paths.ts), np.asarray(paths.ys)
+    seen = counted(paths, burn) if chosen is None else counted(paths, burn) & chosen
+    numbers = np.flatnonzero(seen.any(axis=1))
     size = max(1, BLOCK // max(1, ys.shape[1] * ys.shape[2] * (order + 1)))
     lags = np.arange(order)
     for start in range(0, len(numbers), size):
         these = numbers[start : start + size]
-        seen = mask[these, 1:].copy()
-        seen[:, :burn] = False
-        row, k = np.nonzero(seen)
+        row, k = np.nonzero(seen[these])
         row = these[row]
         x = ys[row[:, None], np.maximum(k[:, None] - lags, 0)].astype(float)
         dt = ts[row, k + 1].astype(float) - ts[row, k].astype(float)
@@ -107,6 +145,13 @@ class Sums(NamedTuple):
         return Moments(self.count, m[:features], m[features:], xx, xy, yy)
 
 
+def added(parts: list[Sums]) -> Sums:
+    """The sums of all parts, which have one origin."""
+    count = sum(part.count for part in parts)
+    z, zz = sum(part.z for part in parts), sum(part.zz for part in parts)
+    return Sums(count, np.asarray(z), np.asarray(zz), parts[0].origin)
+
+
 def origin_of(paths: Trajectory, order: int = 1) -> Float[np.ndarray, " both"]:
     """A point near the mean; sums about it lose nothing to cancellation."""
     mask = np.asarray(paths.mask)[: 2**8]
@@ -118,13 +163,13 @@ def sums(
     paths: Trajectory,
     burn: int,
     order: int = 1,
-    rows: Any = None,
+    chosen: Bool[np.ndarray, "row step"] | None = None,
     origin: Float[np.ndarray, " both"] | None = None,
 ) -> Sums:
     """One pass over the transitions."""
     origin = origin_of(paths, order) if origin is None else origin
     count, z, zz = 0.0, np.zeros_like(origin), np.zeros((len(origin), len(origin)))
-    for block in blocks(paths, burn, order, rows):
+    for block in blocks(paths, burn, order, chosen):
         both = np.concatenate([block.x, block.y], axis=1) - origin
         count, z, zz = count + len(both), z + both.sum(axis=0), zz + both.T @ both
     return Sums(count, z, zz, origin)

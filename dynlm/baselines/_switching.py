@@ -115,7 +115,8 @@ def switching(
     scale = np.where(scale > 0, scale, 1.0)
     m, s = jnp.asarray(mean, dtype), jnp.asarray(scale, dtype)
     # In standard units, so that the prior and float32 sums suit any data.
-    ys = (paths.ys.astype(dtype) - m[None, None]) / s[None, None]
+    ys = jnp.where(paths.mask[:, :, None], paths.ys.astype(dtype) - m[None, None], 0)
+    ys = ys / s[None, None]  # padding is zero, for weights of zero times NaN would be NaN
     x, y, seen = ys[:, burn:-1], ys[:, burn + 1 :], paths.mask[:, burn + 1 :]
     f0 = linear.matrix * s[None, :] / s[:, None]
     b0 = (linear.bias + linear.matrix @ m - m) / s

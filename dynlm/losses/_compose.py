@@ -60,13 +60,21 @@ def each(loss: Callable) -> Each:
     takes a `key` gets another for each path.
     """
     try:
-        names = inspect.signature(loss).parameters
+        signature = inspect.signature(loss)
     except (TypeError, ValueError) as error:
         raise BadArgument(
             f"`loss` is {loss!r}, whose arguments cannot be known. Pass a function of (model, "
             "path) or (model, path, key)."
         ) from error
-    return Each(comparable(loss), "key" in names)
+    keyed = "key" in signature.parameters
+    try:
+        signature.bind(None, None, **({"key": None} if keyed else {}))
+    except TypeError:
+        raise BadArgument(
+            f"`loss` is {loss!r}, which takes {signature}. Pass a function of (model, path) or "
+            "(model, path, key), such as `functools.partial(losses.girsanov, p)` with an SDE p."
+        ) from None
+    return Each(comparable(loss), keyed)
 
 
 @final

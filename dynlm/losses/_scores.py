@@ -23,9 +23,10 @@ def energy_score(draws: Trajectory, path: Trajectory) -> Float[Array, ""]:
 
     A strictly proper score of the law of the path given its start, among laws with a finite first
     moment. Norms are divided by the square root of the number of seen entries, steps times
-    dimensions, so that the size of the score does not grow with the path. The second expectation is
-    the mean over pairs of different draws. Memory is that of the draws: pairs are never held at
-    once.
+    dimensions, so that the size of the score does not grow with the path: the energy scores of
+    `dynlm.predict.score`, of one state, are not, and are the root of the dimension times this. The
+    second expectation is the mean over pairs of different draws. Memory is that of the draws: pairs
+    are never held at once.
     """
     x, o, seen = compared(draws, path)
     entries = jnp.sum(seen, dtype=o.dtype) * o.shape[1]

@@ -9,4 +9,5 @@ from ._refinement import Refinement as Refinement
 from ._refinement import refinement as refinement
 from ._score import score as score
 from ._sde import FromSDE as FromSDE
+from ._sde import SolverSteps as SolverSteps
 from ._table import ScoreTable as ScoreTable

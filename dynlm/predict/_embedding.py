@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._io import BadArgument
+from ..stats import Interval
 
 Square = Float[np.ndarray, "dim dim"]
 Vector = Float[np.ndarray, " dim"]
@@ -26,6 +27,7 @@ class Embedding(NamedTuple):
         drift_matrix: $A$, or None where there is no real one.
         noise_covariance: $S$, also where it is no covariance, or None.
         least: The least eigenvalue of $S$, as a share of the one of largest modulus, or None.
+        interval: What `dynlm.baselines.embedding` measured of the least noise, in the same units.
     """
 
     ok: bool
@@ -33,6 +35,7 @@ class Embedding(NamedTuple):
     drift_matrix: Square | None
     noise_covariance: Square | None
     least: float | None = None
+    interval: Interval | None = None
 
 
 def embeddable(
@@ -81,6 +84,28 @@ def embeddable(
     if least >= -tolerance:
         reason += f"; that little, within {tolerance:g}, may be an error of estimation"
     return Embedding(False, reason, a, s, least)
+
+
+def measured(found: Embedding, interval: Interval | None) -> Embedding:
+    """What is said of a noise with a negative eigenvalue once its error is known.
+
+    Args:
+        found: By `embeddable`, of an estimate.
+        interval: The noise along some direction that was not chosen by the same data, in the units
+            of `least`; None where it could not be measured.
+    """
+    if interval is None:
+        reason = f"{found.reason}; its error could not be measured on so few states"
+        return found._replace(reason=reason)
+    value, low, high = interval[:3]
+    found = found._replace(interval=interval)
+    ends = f"{value:.2g} [{low:.2g}, {high:.2g}] of the largest on documents that did not choose it"
+    if high < -ROUNDING:
+        return found._replace(
+            reason=f"{found.reason}; along the direction of the least it is {ends}"
+        )
+    reason = f"a real logarithm, and a noise whose least part may be zero: it is {ends}"
+    return found._replace(ok=True, reason=reason)
 
 
 def _checked(f: ArrayLike, q: ArrayLike, dt: float) -> tuple[Square, Square]:
@@ -163,6 +188,21 @@ def flow(a: Square, dt: float) -> tuple[Square, Square]:
     for _ in range(k):
         g, e = 2 * g + e @ g, 2 * e + e @ e
     return one + e, g
+
+
+def covariance_after(a: Square, s: Square, dt: float) -> Square:
+    r"""$Q = \int_0^{dt} e^{As}\,S\,e^{A^\top s}\,ds$, by a Taylor series and doubling."""
+    size = np.abs(a).sum(axis=0).max() * dt
+    k = max(0, int(np.ceil(np.log2(max(size, 1e-300) / 0.25))))
+    h = dt / 2**k
+    q = term = h * s
+    for j in range(2, 15):
+        term = (h / j) * (a @ term + term @ a.T)
+        q = q + term
+    e = flow(a, h)[0]
+    for _ in range(k):
+        q, e = q + e @ q @ e.T, e @ e
+    return (q + q.T) / 2
 
 
 def _noise(a: Square, q: Square, dt: float) -> Square | None:

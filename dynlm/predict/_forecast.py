@@ -105,7 +105,11 @@ def crps(draws: Float[Array, "draw dim"], y: State) -> Float[Array, ""]:
 
 
 def energy(draws: Float[Array, "draw dim"], y: State) -> Float[Array, ""]:
-    r"""$\frac1m\sum_i\|x_i - y\| - \frac{1}{2m(m-1)}\sum_{i,j}\|x_i - x_j\|$, fair likewise."""
+    r"""$\frac1m\sum_i\|x_i - y\| - \frac{1}{2m(m-1)}\sum_{i,j}\|x_i - x_j\|$, fair likewise.
+
+    $\sqrt{\mathrm{dim}}$ times `dynlm.losses.energy_score`, whose norms are per entry so that
+    losses of paths of any length compare. The unit of this is that of the states.
+    """
     m = len(draws)
     x = draws - jnp.mean(draws, axis=0)[None]  # or the products below would lose its digits
     products = jnp.matmul(x, x.T, precision="highest")

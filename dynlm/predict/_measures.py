@@ -59,8 +59,10 @@ def columns_of(model: AbstractPredictor | Failure, s: Setting) -> dict[str, Any]
     n = sums.count
     density, mean, raw_mean, cdf = sums.lost.sum(axis=0)
     steps = "transitions"
+    none = getattr(model, "no_density", None)
+    nll = Failure(none) if none else _ratio(sums.nll, n * dim, density, "log density", steps)
     found: dict[str, Any] = {
-        "nll": _ratio(sums.nll, n * dim, density, "log density", steps),
+        "nll": nll,
         "r2": _ratio(sums.sse, s.sst, mean, "expectation", "transitions between unlike states"),
         "mse": _ratio(sums.sse, n * dim, mean, "expectation", steps),
         "pit": _ratio(sums.pit, n * dim, cdf, "distribution function", steps),

@@ -152,7 +152,7 @@ def power(
             truth = planted(step, units, effect, s, effect_key)
             train = simulated(truth, like, burn, train_key)
             test = simulated(truth, test_like, burn, test_key)
-            models = truth, linear(train), fit(train, fit_key)
+            models = truth, linear(train), _dense(fit(train, fit_key))
             trials.append(_gains(models, test, test_docs, burn, level, resamples))
         rows.append(_row(s, trials, level))
     above: list[float] = []  # a strength counts if all stronger ones were seen too
@@ -162,6 +162,17 @@ def power(
         above.append(row.strength)
     documents = max((t.documents for t in trials), default=0)
     return Power(tuple(rows), min(above, default=None), wanted, repeats, documents, level)
+
+
+def _dense(model: AbstractPredictor) -> AbstractPredictor:
+    """Refuses, at the first fit and not after all of them, a model that cannot gain."""
+    none = getattr(model, "no_density", None)
+    if none:
+        raise BadArgument(
+            f"`fit` gives a model that is not compared by density: {none}. Power is measured on "
+            "gains in log density; fit by a likelihood, such as `losses.transition_nll`."
+        )
+    return model
 
 
 class _Trial(NamedTuple):

@@ -16,7 +16,7 @@ from ..sde import SDE
 from ..trajectory import Trajectory
 from ._measures import Setting, columns_of, gain_of, scores_of
 from ._predictor import AbstractPredictor
-from ._sde import FromSDE
+from ._sde import DRAWS, FromSDE
 from ._steps import Lift, on_host, scored, spread
 from ._table import Failure, ScoreTable
 
@@ -98,7 +98,8 @@ def score(
 def _taken(name: str, model: Any) -> tuple[AbstractPredictor | Failure, str | None]:
     """What scores a model, and a word on how it was taken if that needs one."""
     if isinstance(model, AbstractPredictor):
-        return model, None
+        drawn = isinstance(model, FromSDE) and model.drawn
+        return model, f"R2, mse and calibration are of {DRAWS} draws of a step" if drawn else None
     if isinstance(model, SDE):
         return FromSDE(model, EulerMaruyama()), "an SDE, taken with one Euler step per gap"
     if hasattr(model, "reason") and not model:

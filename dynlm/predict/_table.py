@@ -47,7 +47,8 @@ class ModelScores(NamedTuple):
             of the states that were scored, both summed over components.
         mse: The squared error of the one-step expectation, per component.
         crps: Of forecasts by horizon, mean over components. Lower is better.
-        energy: The energy score likewise, of the whole state.
+        energy: The energy score likewise, of the whole state in its own norm: the root of the
+            dimension times what `dynlm.losses.energy_score` is for such a step.
         pit: Calibration of the one-step law.
         raw_r2: In raw units, None where none were given.
         raw_mse: Likewise.
@@ -88,6 +89,7 @@ class ScoreTable:
         level: Of the intervals.
         raw_unit: What raw scores are of: "lift" (the raw states that components stand for), "raw"
             (the true ones, so that what the projection leaves out is an error), or None.
+        unit: What counts as a document: documents, or such as "blocks of one series".
     """
 
     models: dict[str, ModelScores]
@@ -101,6 +103,7 @@ class ScoreTable:
     origins: int
     level: float
     raw_unit: str | None
+    unit: str = "documents"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict of numbers, strings, lists and None."""
@@ -110,9 +113,10 @@ class ScoreTable:
 
     def table(self) -> str:
         """Rows of models, in blocks: one step, calibration, forecasts, and raw units."""
+        one = self.unit.split()[0].removesuffix("s")
         lines = [
-            f"{self.documents:,} documents, {self.transitions:,} transitions; intervals of "
-            f"{self.level:.0%} by document"
+            f"{self.documents:,} {self.unit}, {self.transitions:,} transitions; intervals of "
+            f"{self.level:.0%} by {one}"
         ]
         gain = {"gain": f"gain over {self.reference}"} if self.reference else {}
         lines += self._block(

@@ -121,7 +121,11 @@ def _each(
     out = jax.lax.stop_gradient(jnp.asarray(ts, y0s.dtype))
     if known is None:
         bad = ~(jnp.all(jnp.isfinite(out)) & jnp.all(jnp.diff(out) >= 0))
-        return eqx.error_if(out, bad, "`ts` must be finite and never decrease.")
+        # By way of one number: what is checked itself is sent to the first device and back.
+        checked = eqx.error_if(
+            jnp.zeros((), out.dtype), bad, "`ts` must be finite and never decrease."
+        )
+        return out + checked
     if ((np.diff(known) > 0) & (np.diff(known.astype(out.dtype)) == 0)).any():
         raise ValueError(
             f"`ts` holds distinct times that are equal in {out.dtype}. Count time from nearer to "

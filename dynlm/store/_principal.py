@@ -21,6 +21,7 @@ Method = Literal["exact", "randomised"]
 Matrix = Float[np.ndarray, "dim kept"]
 Vector = Float[np.ndarray, " dim"]
 
+AUTO_SHARE, AUTO_MOST = 0.95, 64  # of the variance, and components at most, where `dim` is "auto"
 MATRIX_BYTES = 1_000_000_000  # that the exact method's covariance may have
 SPARE = 16  # directions that the randomised method takes beside those it is asked for
 
@@ -28,7 +29,7 @@ SPARE = 16  # directions that the randomised method takes beside those it is ask
 def fit_projection(
     store: Store,
     layer: Name | Sequence[Name],
-    dim: int | float | None = None,
+    dim: int | float | Literal["auto"] | None = None,
     *,
     split: str | None = "train",
     scale: Scale = "none",
@@ -44,7 +45,8 @@ def fit_projection(
         store: Whose states.
         layer: Of which layer; where several are given, one projection for all of them.
         dim: How many principal components; between 0 and 1, the least number that keeps this
-            share of the variance; None for the coordinates themselves, centred and scaled.
+            share of the variance; "auto" for a share of 0.95, but at most 64; None for the
+            coordinates themselves, centred and scaled.
         split: Of the documents; None for all rows of `store`.
         scale: What states are divided by once they are centred. "each": every coordinate by its
             standard deviation, before components are sought. "all": all by one number, so that
@@ -59,7 +61,10 @@ def fit_projection(
     A coordinate that does not vary is divided by one. Variances are mean squared deviations.
     """
     data = _data(store, layer, split)
-    wish = _Wish(dim, scale, whiten, None if dim is None else method, int(seed), passes)
+    most = None
+    if dim == "auto":
+        dim, most = AUTO_SHARE, AUTO_MOST
+    wish = _Wish(dim, scale, whiten, None if dim is None else method, int(seed), passes, most)
     _check(wish, data)
     readings = passes if wish.method == "randomised" else 1
     with progress("projection", data.steps * readings, quiet=quiet) as advance:
@@ -90,6 +95,7 @@ class _Wish(NamedTuple):
     method: str | None
     seed: int
     passes: int
+    most: int | None  # components, where a share of the variance is asked for
 
 
 @final
@@ -148,7 +154,7 @@ def _check(wish: _Wish, data: _Data) -> None:
     if not share and (not isinstance(dim, int | np.integer) or not 1 <= dim <= most):
         raise BadArgument(
             f"`dim` is {shown(dim)}, and {data} has {data.steps} states of dimension {data.dim}. "
-            f"Use 1 to {most} components, or a share of the variance between 0 and 1."
+            f'Use 1 to {most} components, a share of the variance between 0 and 1, or "auto".'
         )
     if wish.method == "randomised":
         if share:
@@ -229,7 +235,8 @@ def _exact(
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     dim = wish.dim
     if isinstance(dim, float):
-        dim = min(1 + int(np.searchsorted(np.cumsum(values), dim * values.sum())), len(values))
+        share = 1 + int(np.searchsorted(np.cumsum(values), dim * values.sum()))
+        dim = min(share, len(values), wish.most or len(values))
     return vectors[:, :dim], values[:dim]
 
 

@@ -129,10 +129,8 @@ def save_projection(store: Store, name: str, projection: Projection) -> Path:
     """
     path = _path(store, name)
     _refuse_foreign(store, f"`projection` ({shown(name)})", projection.fit)
-    arrays = {k: np.asarray(x) for k, x in _named(projection).items() if x is not None}
-    fit = projection.fit._asdict() | {"layers": list(projection.fit.layers)}
     with trouble(path.parent):
-        write_atomic(path, sealed(arrays, fit))
+        write_projection(path, projection)
     return path
 
 
@@ -150,18 +148,33 @@ def load_projection(store: Store, name: str) -> Projection:
             "with `fit_projection`, and keep it with `save_projection`."
         )
     try:
-        arrays, notes = unsealed(path)
-        fit = Fit(**notes | {"layers": tuple(notes["layers"])})
-        whole: dict[str, Any] = {"basis": None} | {k: jnp.asarray(x) for k, x in arrays.items()}
-        projection = Projection(**whole, fit=fit)
+        projection = read_projection(path)
     except BadArgument as error:
         raise BadArgument(f"{error}. Fit and save it again.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadArgument(
-            f"{path} cannot be used: {brief(error, 200)}. Fit and save it again."
-        ) from None
-    _refuse_foreign(store, str(path), fit)
+    _refuse_foreign(store, str(path), projection.fit)
     return projection
+
+
+def write_projection(path: Path, projection: Projection) -> None:
+    """Writes a projection to a file, whole or not at all, with the digest of what is in it."""
+    arrays = {k: np.asarray(x) for k, x in _named(projection).items() if x is not None}
+    fit = projection.fit._asdict() | {"layers": list(projection.fit.layers)}
+    write_atomic(path, sealed(arrays, fit))
+
+
+def read_projection(path: Path) -> Projection:
+    """The projection in a file, whatever store it was fitted on.
+
+    Raises:
+        BadArgument: What is wrong with it, without a word of what to do.
+    """
+    arrays, notes = unsealed(path)
+    try:
+        fit = Fit(**notes | {"layers": tuple(notes["layers"])})
+        whole: dict[str, Any] = {"basis": None} | {k: jnp.asarray(x) for k, x in arrays.items()}
+        return Projection(**whole, fit=fit)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadArgument(f"{path} cannot be used: {brief(error, 200)}") from None
 
 
 def projections(store: Store) -> tuple[str, ...]:

@@ -40,8 +40,7 @@ def split_docs(
         )
     hashes = mixed(checked_seed(seed), found.view(np.uint64))
     order = found[np.argsort(hashes)]
-    counts = _counts(len(found), list(parts.values()))
-    cuts = np.split(order, np.cumsum(counts)[:-1])
+    cuts = np.split(order, np.cumsum(counts(len(found), list(parts.values())))[:-1])
     return {name: np.sort(cut) for name, cut in zip(parts, cuts)}
 
 
@@ -68,14 +67,14 @@ def _checked(shares: Mapping[str, float]) -> dict[str, Fraction]:
     return {name: part / total for name, part in parts.items()}
 
 
-def _counts(n: int, parts: list[Fraction]) -> list[int]:
+def counts(n: int, parts: list[Fraction]) -> list[int]:
     """`n` cut into whole numbers near `parts` of it, by largest remainders, none empty."""
-    counts = [math.floor(n * part) for part in parts]
-    remainders = [count - n * part for count, part in zip(counts, parts)]  # the largest first
-    for k in sorted(range(len(parts)), key=remainders.__getitem__)[: n - sum(counts)]:
-        counts[k] += 1
+    found = [math.floor(n * part) for part in parts]
+    remainders = [count - n * part for count, part in zip(found, parts)]  # the largest first
+    for k in sorted(range(len(parts)), key=remainders.__getitem__)[: n - sum(found)]:
+        found[k] += 1
     for k, part in enumerate(parts):
-        if part > 0 and counts[k] == 0:
-            counts[counts.index(max(counts))] -= 1
-            counts[k] = 1
-    return counts
+        if part > 0 and found[k] == 0:
+            found[found.index(max(found))] -= 1
+            found[k] = 1
+    return found

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from .._io import BadArgument, remove_parts, write_atomic
+from .._io import BadArgument, locked, remove_parts, write_atomic
 from ._format import (
     MANIFEST,
     PLAN,
@@ -208,30 +208,6 @@ def finished(folder: Path) -> Manifest | None:
 def present(folder: Path) -> set[int]:
     """The numbers of the shards in a folder."""
     return {int(m[1]) for name in os.listdir(folder) if (m := SHARD.fullmatch(name))}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a folder against every other process; the system lets go when this one ends."""
-    try:
-        import fcntl
-    except ImportError:  # there is no such lock on Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BadArgument(
-                    f"Another process writes to {folder}. Wait for it, or choose another folder."
-                ) from None
-            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
-                raise  # else a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

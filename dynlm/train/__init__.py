@@ -3,6 +3,7 @@
 from ._chunks import Guard as Guard
 from ._fit import fit as fit
 from ._held_out import HeldOut as HeldOut
+from ._loop import NotKept as NotKept
 from ._loop import Trained as Trained
 from ._metrics import JsonLines as JsonLines
 from ._metrics import Writer as Writer

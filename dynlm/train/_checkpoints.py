@@ -1,9 +1,11 @@
 """Checkpoints of a run, through Orbax: asynchronous, atomic, the best and the latest kept."""
 
+import errno
 import json
 import logging
 import math
-import shutil
+import os
+import re
 import traceback
 import warnings
 import zlib
@@ -19,8 +21,14 @@ from jaxtyping import Array, PyTree
 from .._fields import brief
 from .._io import BadArgument
 from ._devices import is_key
+from ._facts import agreed
 
 LATEST = 2  # so that a damaged latest one has a predecessor
+DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # what is gone, or is something else
+# How TensorStore's errors begin where the system fails, and not what it has read.
+REFUSED = (
+    "UNKNOWN PERMISSION_DENIED RESOURCE_EXHAUSTED UNAVAILABLE ABORTED DEADLINE_EXCEEDED".split()
+)
 Named = dict[str, Array]
 
 
@@ -112,7 +120,8 @@ class Checkpoints:
     def restore(self, like: Named) -> tuple[int, Named, dict[str, Any]] | None:
         """The latest sound checkpoint: its step, arrays and notes; None if there are none at all.
 
-        A damaged one is told as a warning, and removed once an older one is found sound.
+        A damaged one is told as a warning, and set aside once an older one is found sound. One that
+        the system does not let be read may be sound: that is an error.
         """
         damaged: list[tuple[int, str]] = []
         for step in reversed(self.steps()):
@@ -121,17 +130,18 @@ class Checkpoints:
             except BadArgument:
                 raise
             except Exception as error:
-                damaged.append((step, brief(str(error).splitlines()[0] if str(error) else error)))
+                refuse_unread(self.folder / str(step), error)
+                damaged.append((step, first_line(error)))
                 continue
             for bad, why in damaged:
                 warnings.warn(
-                    f"The checkpoint of step {bad} in {self.folder} is damaged ({why}). "
-                    f"Going on from step {step}.",
+                    f"The checkpoint of step {bad} in {self.folder} is damaged ({why}) and kept "
+                    f"there as {self._set_aside(bad)}. Going on from step {step}.",
                     stacklevel=2,
                 )
-                shutil.rmtree(self.folder / str(bad), ignore_errors=True)
             if damaged:
                 self.close()
+                agreed(True)  # the first process has renamed them before any other looks again
                 self.manager = self._open()
             return step, arrays, notes
         if damaged:
@@ -140,6 +150,15 @@ class Checkpoints:
                 f"fails with: {damaged[0][1]}. Restore them from a copy, or use another folder."
             )
         return None
+
+    def _set_aside(self, step: int) -> str:
+        """Gives a checkpoint a name that is no step; which one."""
+        name, taken = f"{step}.damaged", {one.name for one in self.folder.iterdir()}
+        while name in taken:
+            name += "-again"
+        if jax.process_index() == 0:
+            os.rename(self.folder / str(step), self.folder / name)
+        return name
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was noted beside the arrays of a step."""
@@ -178,6 +197,30 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.settle()
         self.manager.close()
+
+
+def refuse_unread(path: Path, error: Exception) -> None:
+    """Raises where the system did not let a checkpoint be read, which tells nothing of its bytes.
+
+    To go back to an older one would then undo what may be read tomorrow.
+    """
+    why = None
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+        raise error
+    if isinstance(error, OSError) and error.errno not in DAMAGE:
+        why = error.strerror
+    elif str(error).split(":")[0] in REFUSED:
+        why = re.split(r" \[[a-z]", str(error))[0].rsplit(": ", 1)[-1]  # then how it was opened
+    if why is not None:
+        raise BadArgument(
+            f"{path} cannot be read: {brief(why)}. It may be sound, so none before it is taken. "
+            "Call again when that is mended."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What a message shows of an error."""
+    return brief(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
 def named(tree: PyTree) -> Named:

@@ -60,6 +60,14 @@ def same_on_all(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(keep, tree)
 
 
+def rows_apart(tree: PyTree, mesh: Mesh | None, axis: int) -> PyTree:
+    """Inside a compiled call: rows along `axis` are split over the devices, if they divide."""
+    if mesh is None or any(x.shape[axis] % mesh.shape[AXIS] for x in jax.tree.leaves(tree)):
+        return tree
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    return jax.tree.map(lambda x: lax.with_sharding_constraint(x, sharding), tree)
+
+
 def is_key(x: Any) -> bool:
     """Whether it is an array of random keys."""
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

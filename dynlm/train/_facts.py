@@ -1,8 +1,10 @@
-"""What the host makes of a run: the means of a row, and whether a folder is of the same run."""
+"""What the host makes of a run: the means of a row, and whether a folder is this run's alone."""
 
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import jax
 import numpy as np
 
 from .._fields import shown
-from .._io import BadArgument
+from .._io import BadArgument, locked
 
-LOOSE = ("chunk", "devices", "jax")  # that change no more than the last bits, or what a guard sees
+LOOSE = ("chunk", "devices", "jax", "parts")  # of no more than the last bits, or what a guard sees
 
 
 def means(pending: list[list]) -> dict[str, Any]:
@@ -36,6 +38,25 @@ def agreed(answer: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer, np.int32)))
+
+
+@contextmanager
+def alone(folder: str | Path | None) -> Iterator[None]:
+    """Inside, no other run trains into this folder; of several processes, the first holds it.
+
+    A call of `dynlm.fit` holds the folder of the run, and the `train.fit` in it the checkpoints'.
+    """
+    refusal: Exception | None = None
+    with ExitStack() as held:
+        if folder is not None and jax.process_index() == 0:
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(Path(folder)))
+            except (BadArgument, OSError) as error:
+                refusal = error
+        if folder is not None and not agreed(refusal is None):  # else the others would wait for it
+            raise refusal or BadArgument(f"The first process could not begin to train in {folder}.")
+        yield
 
 
 def plain(facts: dict[str, Any]) -> dict[str, Any]:

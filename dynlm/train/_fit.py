@@ -18,6 +18,7 @@ from .._types import RandomKey
 from ._checkpoints import Checkpoints
 from ._chunks import Carry, Guard, begin
 from ._devices import checked_mesh, data_mesh
+from ._facts import alone
 from ._loop import Loop, Row, Settings, Trained
 from ._metrics import JsonLines, Writer
 from ._signals import asked
@@ -66,6 +67,7 @@ def fit(
         folder: Where checkpoints and `metrics.jsonl` go, and where a run goes on. Kept are the
             two latest checkpoints and the one with the least held-out loss. With another number of
             devices, `chunk` or version of JAX it goes on too, to other last bits, and says so.
+            Another process that trains there is refused meanwhile.
         save_seconds: Least time between checkpoints. They do not change what is computed.
         writers: Of metrics, beside that file.
         mesh: Devices with an axis "data" that batches are split over; by default all there are.
@@ -75,6 +77,8 @@ def fit(
     Raises:
         Interrupted: After SIGTERM or Ctrl-C, once a checkpoint is written; a `KeyboardInterrupt`.
         FloatingPointError: Where the guard gave up; with several seeds, on all of them.
+        NotKept: Training has ended, and its last checkpoint could not be written, as on a disk
+            that stays full. The error's `trained` is what would have been returned.
     """
     guard = Guard() if guard is None else guard
     settings = _settings(steps, every, chunk, patience, seeds, guard, save_seconds, quiet)
@@ -82,15 +86,16 @@ def fit(
         raise BadArgument("`patience` needs a held-out loss. Pass `evaluate`.")
     mesh = checked_mesh(data_mesh() if mesh is None else mesh, source.rows)
     carry, key = _start(trainer, model, key, seeds)
-    keeper = None if folder is None else Checkpoints(Path(folder) / "checkpoints")
-    try:
-        with asked() as stop:
-            loop = Loop(trainer, source, evaluate, settings, mesh, keeper, carry, key, run or {})
-            with _writing(folder, loop.log, writers) as write:
-                return loop.run(write, stop)
-    finally:
+    checkpoints = None if folder is None else Path(folder) / "checkpoints"
+    with ExitStack() as closing:
+        closing.enter_context(alone(checkpoints))
+        keeper = None if checkpoints is None else Checkpoints(checkpoints)
         if keeper is not None:
-            keeper.close()
+            closing.callback(keeper.close)
+        stop = closing.enter_context(asked())
+        loop = Loop(trainer, source, evaluate, settings, mesh, keeper, carry, key, run or {})
+        write = closing.enter_context(_writing(folder, loop.log, writers))
+        return loop.run(write, stop)
 
 
 def _settings(

@@ -7,10 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from .._io import BadArgument
 from .._types import RandomKey
+from ._devices import rows_apart
 from ._trainer import Model, weight_of, weighted
 
 
@@ -23,12 +25,14 @@ class HeldOut(eqx.Module):
         items: A pytree of arrays with one leading axis.
         key: For losses with noise.
         size: Items in a part.
+        mesh: Devices that each part is split over; `fit` passes its own.
     """
 
     loss: Callable
     items: PyTree
     key: RandomKey
     size: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if self.size < 1 or not jax.tree.leaves(self.items):
@@ -40,6 +44,8 @@ class HeldOut(eqx.Module):
     def __call__(self, model: Model) -> Float[Array, ""]:
         count = jax.tree.leaves(self.items)[0].shape[0]
         whole = count - count % self.size
+        if count - whole == 1 and whole:  # one item is no set for a loss to look at
+            whole -= self.size
 
         def part(items: PyTree, key: RandomKey) -> tuple[Array, Array]:
             weight = weight_of(self.loss, items)
@@ -48,7 +54,7 @@ class HeldOut(eqx.Module):
         values, weights = [jnp.zeros(1, jnp.float32)], [jnp.zeros(1, jnp.float32)]
         if whole:
             cut = lambda x: x[:whole].reshape(-1, self.size, *x.shape[1:])  # noqa: E731
-            parts = jax.tree.map(cut, self.items)
+            parts = rows_apart(jax.tree.map(cut, self.items), self.mesh, axis=1)
             keys = jr.split(self.key, whole // self.size)
             value, weight = jax.lax.map(lambda one: part(*one), (parts, keys))
             values, weights = [*values, value], [*weights, weight]

@@ -1,5 +1,6 @@
 """The loop of a run: what is carried on the device, and what the host knows of it."""
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from ._chunks import (
 )
 from ._devices import is_key, on_all, split_rows
 from ._facts import agreed, check_facts, means, plain
+from ._held_out import HeldOut
 from ._signals import Asked
 from ._sources import AbstractSource, ahead, check_rows
 from ._trainer import Model, Trainer
@@ -65,6 +67,20 @@ class Trained(NamedTuple):
 
 
 @final
+class NotKept(OSError):
+    """Training has ended, and its last checkpoint could not be written.
+
+    Its `trained` is what the call would have returned, so that the model is not lost.
+    """
+
+    def __init__(self, why: str, trained: Any) -> None:
+        super().__init__(why)
+        self.trained = trained
+        # Shown where it is not caught; the message itself is also that of the command.
+        self.add_note("The trained model is not lost: it is in `trained` of this error.")
+
+
+@final
 class Loop:
     """A run from where its folder has it to its end."""
 
@@ -82,6 +98,8 @@ class Loop:
     ) -> None:
         self.source, self.settings, self.mesh = source, settings, mesh
         self.keeper, self.key = keeper, on_all(key, mesh)
+        if isinstance(evaluate, HeldOut):
+            evaluate = dataclasses.replace(evaluate, mesh=mesh)
         self.evaluate = None if evaluate is None else on_all(evaluate, mesh)
         self.facts = getattr(source, "facts", {}) | run
         self.facts |= {"every": settings.every, "chunk": settings.chunk, "rows": source.rows}
@@ -154,7 +172,8 @@ class Loop:
                 if ended:
                     break
         if self.keeper is not None and not self._keep():
-            raise BadArgument(f"Training has ended after step {self.done}. {self._lost()}")
+            why = f"Training has ended after step {self.done}. {self._lost()}"
+            raise NotKept(why, self._trained(ended or "steps"))
         return self._trained(ended or "steps")
 
     def _payload(self, steps: range) -> PyTree:

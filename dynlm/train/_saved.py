@@ -12,15 +12,15 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array
 
-from .._fields import brief
 from .._io import BadArgument
-from ._checkpoints import unsealed
+from ._checkpoints import first_line, refuse_unread, unsealed
 
 
 def read_latest(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
     """Arrays by name and notes of the latest sound checkpoint; None if there are none at all.
 
-    A damaged one is told as a warning, and left where it is.
+    A damaged one is told as a warning, and left where it is. One that the system does not let be
+    read is an error.
     """
     import orbax.checkpoint as ocp
 
@@ -31,7 +31,8 @@ def read_latest(folder: Path) -> tuple[dict[str, Array], dict[str, Any]] | None:
         try:
             return _read(folder.absolute() / str(step))
         except Exception as error:
-            wrong = brief(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            refuse_unread(folder / str(step), error)
+            wrong = first_line(error)
             warnings.warn(
                 f"The checkpoint of step {step} in {folder} is damaged ({wrong}); the one before "
                 "is read.",

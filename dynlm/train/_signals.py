@@ -22,8 +22,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, step: int, number: int, kept: bool, why: str = "") -> None:
-        how = "The same call goes on from there." if kept else why
-        super().__init__(f"Stopped after step {step}. {how}")
+        how = ": the same call goes on from there." if kept else f". {why}"
+        super().__init__(f"Stopped after step {step}{how}")
         self.step, self.number, self.kept = step, number, kept
 
 
