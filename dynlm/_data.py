@@ -14,6 +14,7 @@ from ._fields import shown
 from ._io import BadArgument
 from ._types import jax_dtype
 from .store import SHARES, Batches, Store, Windows
+from .store._windows import in_two, since_first
 from .train import AbstractSource, InMemory, Streamed
 from .trajectory import Trajectory, time_dtype
 
@@ -52,8 +53,12 @@ def windows_of(
     burn: int = 0,
     what: str = "data",
     dtype: Any = None,
+    from_zero: bool = False,
 ) -> Windows:
-    """Any kind of data as windows of `length` states, in the precision of the data unless told."""
+    """Any kind of data as windows of `length` states, in the precision of the data unless told.
+
+    What are windows already keep their own times; `from_zero` is for all else.
+    """
     if isinstance(data, Windows):
         if layer is not None or projection is not None:
             raise BadArgument(f"`{what}` are windows, which have their own layer and projection.")
@@ -69,7 +74,8 @@ def windows_of(
     else:
         rows, layer = rows_of(data, what), LAYER
     dtype = precision_of(rows.dtype) if dtype is None else dtype
-    return Windows(rows, layer, length, projection=projection, dtype=dtype, skip=burn)
+    options: dict[str, Any] = dict(projection=projection, dtype=dtype, skip=burn)
+    return Windows(rows, layer, length, from_zero=from_zero, **options)
 
 
 def precision_of(dtype: Any) -> Any:
@@ -140,6 +146,7 @@ class Gather(eqx.Module):
     """Windows of one length from the states of all rows, which stand one after the other."""
 
     length: int = eqx.field(static=True)
+    from_zero: bool = eqx.field(static=True)
 
     def __call__(self, resident: PyTree, windows: Int[Array, " window"]) -> Trajectory:
         ts, ys, starts, ends = resident
@@ -148,7 +155,8 @@ class Gather(eqx.Module):
         mask = at < last
         inside = jnp.minimum(at, last - 1)
         states = jnp.where(mask[:, :, None], ys[inside], 0)
-        return jax.vmap(Trajectory)(ts[inside], states, mask)
+        times = since_first(ts[inside]) if self.from_zero else ts[inside]
+        return jax.vmap(Trajectory)(times, states, mask)
 
 
 @final
@@ -159,18 +167,21 @@ class PathsInMemory(AbstractSource):
         self.resident = flat(windows)
         numbers = np.arange(len(windows))
         self._order = InMemory(numbers, size, seed=seed, host=host, hosts=hosts)
-        self.rows, self._length = size, windows.length
+        self.rows, self._gather = size, Gather(windows.length, windows.from_zero)
 
     @property
     def batch(self) -> Callable[[PyTree, PyTree], Trajectory]:
-        return Gather(self._length)
+        return self._gather
 
     def payload(self, steps: range) -> PyTree:
         return self._order.payload(steps)
 
 
 def flat(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Times and states of all rows, and where each window starts and its row ends."""
+    """Times and states of all rows, and where each window starts and its row ends.
+
+    Times that windows count from zero are in two parts.
+    """
     store, dtype = windows.store, windows.dtype
     rows = range(len(store.lengths))
     states = [_projected(windows, store.states(row, windows.layer)) for row in rows]
@@ -178,7 +189,9 @@ def flat(windows: Windows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     if offsets[-1] >= 2**31:
         raise BadArgument(f"`data` has {offsets[-1]} states, too many to hold at once.")
     row, start = windows.locate(np.arange(len(windows)))
-    ts = np.concatenate([store.times(row) for row in rows]).astype(time_dtype(dtype))
+    ts = np.concatenate([store.times(row) for row in rows])
+    kind = time_dtype(dtype)
+    ts = in_two(ts, kind) if windows.from_zero else ts.astype(kind)
     ys = np.concatenate(states).astype(dtype)
     return ts, ys, (offsets[row] + start).astype(np.int32), offsets[row + 1].astype(np.int32)
 
@@ -242,7 +255,7 @@ def facts_of(windows: Windows) -> dict[str, Any]:
         "window": [windows.length, windows.stride, windows.skip],
         "dim": windows.dim,
         "dtype": str(windows.dtype),
-    }
+    } | ({"from_zero": True} if windows.from_zero else {})
 
 
 def projection_digest(projection: Any) -> str | None:

@@ -170,14 +170,15 @@ def fit(
         train.NotKept: Where the disk stayed full to the end; its `trained` is the `Run`.
         FloatingPointError: Where the losses did not become finite again.
     """
-    windows = _training(data, window, layer, projection, burn)
+    whole = _whole(loss, simulate, draws, substeps, solver)
+    name, cut = fitted_by(whole, getattr(model, "calculus", "ito"))
+    # Where neither model nor loss knows of time, gaps with all their digits are worth more than it.
+    timeless = isinstance(model, specs.NeuralSDE) and model.time == "none" and name is not None
+    windows = _training(data, window, layer, projection, burn, timeless)
     if isinstance(model, specs.NeuralSDE) and model.scale is None:
         model = dataclasses.replace(model, scale=noise_of(windows))
     started = model
     held = _held_out(data, held_out, windows, window, layer, projection)
-    calculus = getattr(model, "calculus", "ito")
-    whole = _whole(loss, simulate, draws, substeps, solver)
-    name, cut = fitted_by(whole, calculus)
     law = Law(name, gap_of(windows), cut)
     if precision not in PRECISIONS:
         raise BadArgument(f"`precision` is {shown(precision)}. Use {' or '.join(PRECISIONS)}.")
@@ -248,13 +249,16 @@ def fit(
     return run_of(trained)
 
 
-def _training(data: Any, window: int, layer: Any, projection: Any, burn: int) -> Any:
+def _training(
+    data: Any, window: int, layer: Any, projection: Any, burn: int, timeless: bool
+) -> Any:
     if burn < 0:
         raise BadArgument(f"`burn` is {burn}. Use 0 or more.")
     if window < 2:
         raise BadArgument(f"`window` is {window}. Use 2 or more: a transition takes two states.")
     part = part_of(data, "train") if isinstance(data, Store) and data.whole else data
-    return windows_of(part, window, layer=layer, projection=projection, burn=burn)
+    how: dict[str, Any] = dict(projection=projection, burn=burn, from_zero=timeless)
+    return windows_of(part, window, layer=layer, **how)
 
 
 def _held_out(
@@ -275,6 +279,7 @@ def _held_out(
         burn=windows.skip,
         what="held_out",
         dtype=windows.dtype,
+        from_zero=windows.from_zero,
     )
     if found.dim != windows.dim:
         raise BadArgument(
@@ -428,7 +433,8 @@ def _keep_facts(folder: Path, facts: dict[str, Any], new: bool) -> None:
     there = (folder / RUN).exists()
     if there:
         old = read_json(folder / RUN)
-        free = {"steps", "patience", "format", "dynlm", "jax"}
+        # Of parts and versions `train.fit` tells, where they matter.
+        free = {"steps", "patience", "format", "dynlm", "jax", "parts"}
         here = facts
         other = [
             f"`{name}` is {shown(old.get(name))} there, {shown(here.get(name))} here"

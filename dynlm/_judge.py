@@ -101,18 +101,18 @@ class Verdict(NamedTuple):
         return "\n".join(lines)
 
 
-def quick_baselines(rows: Rows, key: RandomKey) -> dict[str, Any]:
+def quick_baselines(rows: Rows, key: RandomKey, burn: int = 1) -> dict[str, Any]:
     """The baselines of every table, fitted to training rows."""
     switch_key, mix_key = jr.split(key)
     paths, docs = rows.paths, rows.docs
     return {
-        "random walk": baselines.random_walk(paths),
-        "iid": baselines.iid(paths),
-        "var1": baselines.var1(paths),
-        "ou": baselines.ou(paths, docs=docs),
-        "ar4": baselines.autoregression(paths, 4, docs=docs),
-        "switching4": baselines.switching(paths, 4, key=switch_key),
-        "mixture8": baselines.mixture_density(paths, 8, key=mix_key, docs=docs),
+        "random walk": baselines.random_walk(paths, burn=burn),
+        "iid": baselines.iid(paths, burn=burn),
+        "var1": baselines.var1(paths, burn=burn),
+        "ou": baselines.ou(paths, docs=docs, burn=burn),
+        "ar4": baselines.autoregression(paths, 4, docs=docs, burn=burn),
+        "switching4": baselines.switching(paths, 4, key=switch_key, burn=burn),
+        "mixture8": baselines.mixture_density(paths, 8, key=mix_key, docs=docs, burn=burn),
     }
 
 
@@ -127,6 +127,7 @@ def judge(
     lift: Callable | None = None,
     power: Power | None = None,
     unit: str = "documents",
+    burn: int = 1,
     **options: Any,
 ) -> Verdict:
     """Scores a run on held-out documents beside baselines, and checks what it is a model of.
@@ -142,6 +143,8 @@ def judge(
         power: What `predict.power` found, if it was asked.
         unit: What the rows of `test` with one number in `docs` are, where they are no documents,
             such as "blocks of one series".
+        burn: Transitions out of a row's first `burn` states are left out, of scores, of the usual
+            baselines and of what is said of the linear model.
         options: For `predict.score`.
     """
     fit_key, score_key, fine_key = jr.split(key, 3)
@@ -149,14 +152,15 @@ def judge(
     models: dict[str, Any] = {"fit": _predictor(run)}
     if null is not None:
         models["fit of shuffled"] = _predictor(null)  # scored on states that do have their order
-    models |= make(train.paths, fit_key) if make else quick_baselines(train, fit_key)
+    models |= make(train.paths, fit_key) if make else quick_baselines(train, fit_key, burn)
     longest = int(np.max(np.sum(np.asarray(test.paths.mask), axis=1)))
-    options.setdefault("horizons", tuple(h for h in HORIZONS if h < longest - 1))
+    options.setdefault("horizons", tuple(h for h in HORIZONS if h < longest - burn))
+    options["burn"] = burn
     scores = score(models, test.paths, test.docs, key=score_key, lift=lift, raw=test.raw, **options)
     scores = dataclasses.replace(scores, unit=unit)
     embedding = None
     if run.law.step is not None:
-        embedding = baselines.embedding(train.paths, docs=train.docs)
+        embedding = baselines.embedding(train.paths, docs=train.docs, burn=burn)
     fine, ok, reason = _refined(run, test.paths, fine_key)
     if embedding is None:
         ok, reason = False, f"{reason} With uneven gaps it was not checked that they may be."
@@ -176,8 +180,9 @@ def _null_gain(
     null: Run, train: Rows, test: Rows, key: RandomKey, options: dict[str, Any]
 ) -> Measure | None:
     """The gain of the null on shuffled rows."""
-    linear = baselines.var1(shuffled_rows(train, seed=0).paths)
-    rows = shuffled_rows(test, seed=1)
+    burn = options["burn"]
+    linear = baselines.var1(shuffled_rows(train, seed=0, burn=burn).paths, burn=burn)
+    rows = shuffled_rows(test, seed=1, burn=burn)
     models = {"null": _predictor(null), "var1": linear}
     rest: dict[str, Any] = options | {"horizons": ()}
     found = score(models, rows.paths, rows.docs, key=key, **rest)
@@ -225,13 +230,24 @@ def beyond_linear(verdict: Verdict) -> str:
 
 
 def _check_step(law: Law, paths: Trajectory) -> None:
-    """Refuses rows whose gaps are not those that the run was fitted on."""
-    gaps = np.diff(np.asarray(paths.ts, np.float64), axis=1)
-    gaps = gaps[np.asarray(paths.mask)[:, 1:] & (gaps > 0)]
-    if law.step is None or not gaps.size:
+    """Refuses rows whose gaps are not those that the run was fitted on.
+
+    Times that were rounded leave single gaps an error of that size, and of it the mean gap of a
+    row has little.
+    """
+    times = np.asarray(paths.ts)
+    gaps = np.diff(times.astype(np.float64), axis=1)
+    seen = np.asarray(paths.mask)[:, 1:] & (gaps > 0)
+    if law.step is None or not seen.any():
         return
-    worst = gaps[np.argmax(np.abs(gaps - law.step))]
-    if abs(worst - law.step) > TOLERANCE * law.step:
+    number = seen.sum(axis=1)
+    number, means = number[number > 0], np.sum(gaps, axis=1, where=seen)[number > 0]
+    found = np.concatenate([gaps[seen], means / number])
+    rounding = float(np.finfo(times.dtype).eps) * float(np.abs(times).max())
+    rounding = np.concatenate([np.full(seen.sum(), rounding), rounding / number])
+    off = np.abs(found - law.step) - rounding
+    worst = found[np.argmax(off)]
+    if off.max() > TOLERANCE * law.step:
         raise BadArgument(
             f"`test` has the step {worst:g}, and the run was fitted on {law.step:g}. At another "
             "step it is another process: score it on rows with its own."
@@ -274,25 +290,34 @@ def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | 
     return found, found.ok, found.reason
 
 
-def rows_from(store: Any, layer: Any, projection: Any = None, *, raw: bool = False) -> Rows:
+def rows_from(
+    store: Any,
+    layer: Any,
+    projection: Any = None,
+    *,
+    raw: bool = False,
+    from_zero: bool = False,
+) -> Rows:
     """Stretches of the rows of a store, at most about a million states, evenly chosen.
 
-    Raw states are kept of fewer: those of a wide model would not fit.
+    Raw states are kept of fewer: those of a wide model would not fit. With `from_zero` the times of
+    each start there, for models that do not know of time.
     """
     length = int(min(np.max(store.lengths), LENGTH))
     dtype = precision_of(store.dtype)
-    windows = Windows(store, layer, length, projection=projection, dtype=dtype)
+    how: dict[str, Any] = dict(dtype=dtype, from_zero=from_zero)
+    windows = Windows(store, layer, length, projection=projection, **how)
     some = max(1, BYTES // (length * store.dims[layer] * np.dtype(dtype).itemsize))
     most = max(1, STATES // length)
     most = min(most, some) if raw else most
     numbers = np.unique(np.linspace(0, len(windows) - 1, min(most, len(windows))).round())
     numbers = numbers.astype(np.int64)
-    plain = Windows(store, layer, length, dtype=dtype).gather(numbers).ys if raw else None
+    plain = Windows(store, layer, length, **how).gather(numbers).ys if raw else None
     parts = [windows.gather(numbers[k : k + some]) for k in range(0, len(numbers), some)]
     paths = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
     return Rows(paths, windows.docs(numbers), plain)
 
 
-def shuffled_rows(rows: Rows, *, seed: int) -> Rows:
-    """The same with the states of each row in a random order."""
-    return Rows(baselines.time_shuffled(rows.paths, seed=seed), rows.docs)
+def shuffled_rows(rows: Rows, *, seed: int, burn: int = 1) -> Rows:
+    """The same with the states of each row, after the first `burn`, in a random order."""
+    return Rows(baselines.time_shuffled(rows.paths, seed=seed, burn=burn), rows.docs)

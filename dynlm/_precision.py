@@ -11,7 +11,7 @@ from ._fields import shown
 from ._io import BadArgument
 from ._nets import lowered
 from ._types import RandomKey
-from .train._trainer import weight_of
+from .train._trainer import weighs, weight_of
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -25,6 +25,10 @@ class Lower(eqx.Module):
 
     def __call__(self, model: Any, paths: Any, key: RandomKey) -> Float[Array, ""]:
         return self.loss(lowered(model, self.precision), paths, key)
+
+    @property
+    def weighs(self) -> bool:
+        return weighs(self.loss)
 
     def weight(self, paths: Any) -> Float[Array, ""]:
         return weight_of(self.loss, paths)

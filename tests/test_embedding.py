@@ -143,6 +143,10 @@ def test_a_noise_that_is_no_covariance_is_refused_from_its_data():
     found = baselines.embedding(seen(a, s, 1.0, 400, 60, 0))
     assert not found.ok and "documents that did not choose it" in found.reason
     assert found.interval.low < -0.3 < found.interval.high < 0
+    # Of fewer documents the interval is wide, and no yes.
+    few: list[Any] = [baselines.embedding(seen(a, s, 1.0, 40, 60, seed)) for seed in range(8)]
+    assert not any(one.ok for one in few)
+    assert any("cannot be decided" in one.reason for one in few)
     ou = baselines.ou(seen(a, s, 1.0, 400, 60, 0))
     assert not ou and str(ou).startswith("none (the noise covariance has a negative eigenvalue")
     # One document alone is judged by stretches of it.

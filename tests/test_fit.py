@@ -99,6 +99,22 @@ def test_another_run_in_the_folder_is_refused_with_the_difference(walks, tmp_pat
         dynlm.fit(SPEC, other, key=key, out=tmp_path, **QUICK)
 
 
+def test_a_run_goes_on_where_a_batch_is_worked_off_in_other_parts(walks, tmp_path, getkey):
+    """As on another number of devices, or other devices: to other last bits, and says so."""
+    key = getkey()
+    options = QUICK | dict(optimiser=Adam(schedule="constant"))
+    whole = dynlm.fit(SPEC, walks, key=key, out=tmp_path, **options)
+    longer = options | dict(steps=30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dynlm._fit.parts_in_cache", lambda *_: 4)
+        with pytest.warns(UserWarning, match="`parts` is 1 there, 4 here"):
+            run = dynlm.fit(SPEC, walks, key=key, out=tmp_path, **longer)
+        alone = dynlm.fit(SPEC, walks, key=key, **options)
+    assert [row["step"] for row in run.log] == [10, 20, 30]
+    for row, other in zip(whole.log, alone.log):
+        assert abs(row["loss"] / other["loss"] - 1) < 1e-4
+
+
 def test_a_run_is_extended_where_its_schedule_is_constant(walks, tmp_path, getkey):
     key, longer = getkey(), QUICK | dict(steps=30)
     with pytest.raises(ValueError, match="`schedule_steps` is 20 there, 30 here"):
@@ -359,4 +375,17 @@ def test_first_states_are_left_out_if_asked(getkey):
     key, options = getkey(), QUICK | dict(burn=1)
     spec = dataclasses.replace(SPEC, scale=1.0)
     runs = [dynlm.fit(spec, data, key=key, **options) for data in (ys, far)]
+    assert alike(runs[0].model, runs[1].model)
+
+
+def test_gaps_of_late_times_keep_their_digits_in_training(tmp_path, getkey):
+    """Seconds since 1970 at steps of 1000, of which float32 has every 128th."""
+    y = np.cumsum(np.asarray(jr.normal(getkey(), (4, 60, 2)), np.float32), axis=1)
+    ts = [np.arange(60) * 1000.0, 1.7e9 + np.arange(60) * 1000.0]
+    early, late = (
+        from_arrays(tmp_path / str(k), [(one, t) for one in y], shares=dict(train=1.0), quiet=True)
+        for k, t in enumerate(ts)
+    )
+    spec, key = dataclasses.replace(SPEC, scale=1.0), getkey()
+    runs = [dynlm.fit(spec, data, key=key, **QUICK) for data in (early, late)]
     assert alike(runs[0].model, runs[1].model)

@@ -18,6 +18,7 @@ from dynlm._commands import _fit
 from dynlm._commands._fit import blocks
 from dynlm._data import part_of, unit_of
 from dynlm._io import BadArgument
+from dynlm._run import Law, Run
 from dynlm.store import from_arrays
 
 FEW = ["--steps", "6", "--every", "3", "--batch", "4", "--window", "9", "--width", "4"]
@@ -213,6 +214,69 @@ def test_every_option_arrives(walks, tmp_path, seen, how):
     assert seen["projection"].fit.whiten  # as components are
 
 
+class Judged:
+    """In the place of a verdict."""
+
+    def __init__(self, power=None):
+        self.power = power
+
+    def to_json(self):
+        return {"scores": 1.0, "power": self.power}
+
+    def text(self):
+        return "the scores"
+
+    def _replace(self, power):
+        return Judged(power)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """What is judged by the command after a fit whose last losses are not finite."""
+    given = {}
+
+    def fit(model, data, **options):
+        log = [{"step": 6, "loss": float("nan"), "best": [1.0, float("inf")]}]
+        return Run(None, None, log, Law("euler", 1.0, 1), {}, "steps")
+
+    def judge(run, train, test, **options):
+        given.update(options, train=train, test=test)
+        return Judged()
+
+    def power(fit, reference, *rest, linear, **options):
+        given.update(planting=options, linear=linear)
+        raise given.get("raises", KeyboardInterrupt)
+
+    monkeypatch.setattr("dynlm._fit.fit", fit)
+    monkeypatch.setattr("dynlm._judge.judge", judge)
+    monkeypatch.setattr("dynlm.predict.power", power)
+    return given
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_results(walks, tmp_path, judged, capsys):
+    out = tmp_path / "run"
+    assert command("fit", str(walks), "--out", str(out), *FEW, "--no-score", "--json") == 0
+    last = {"step": 6, "loss": None, "best": [1.0, None]}
+    text = (out / "results.json").read_text()
+    assert json.loads(text)["last"] == last == json.loads(capsys.readouterr().out)["last"]
+
+
+def test_scores_are_kept_before_the_power_is_measured(walks, tmp_path, judged, capsys):
+    out = tmp_path / "run"
+    options = ["--out", str(out), *FEW, "--no-null", "--quiet", "--power", "2", "--burn", "3"]
+    assert command("fit", str(walks), *options) == 130
+    said = capsys.readouterr().err
+    assert "stopped while the power was measured" in said and "`folder`" not in said
+    results = json.loads((out / "results.json").read_text())
+    assert (results["scores"], results["power"]) == (1.0, None)
+    assert judged["burn"] == judged["planting"]["burn"] == judged["linear"].keywords["burn"] == 3
+    for rows in (judged["train"], judged["test"]):  # a model without time: gaps keep their digits
+        assert (rows.paths.ts[:, 0] == 0).all()
+    options += ["--time", "raw"]
+    assert command("fit", str(walks), *options) == 130
+    assert (judged["test"].paths.ts[:, 0] > 400).all()
+
+
 def test_the_help_shows_options_in_groups(capsys):
     assert command("fit", "--help") == 0
     said = capsys.readouterr().out
@@ -240,6 +304,7 @@ def test_the_help_shows_options_in_groups(capsys):
         (["--loss", "strang"], "`--noise-on nothing`"),
         (["--noise-on", "time"], "`--time` is 'none'"),
         (["--noise-on", "component", "--diffusion", "full"], "Use 'diagonal'"),
+        (["--power", "2", "--loss", "energy"], "`--loss` is energy, whose fit has draws only"),
         (["--config", "none.toml"], "none.toml cannot be read"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +11,7 @@ import pytest
 
 import dynlm
 from dynlm import SDE, baselines, diffusions, drifts
-from dynlm._judge import Rows, Verdict, beyond_linear, judge, shuffled_rows
+from dynlm._judge import Rows, Verdict, _check_step, beyond_linear, judge, shuffled_rows
 from dynlm._run import Law, Run
 from dynlm.predict import FromSDE
 from dynlm.predict._power import Planted, Power
@@ -28,13 +29,13 @@ def few_baselines(paths, key):
     return {"var1": baselines.var1(paths), "iid": baselines.iid(paths)}
 
 
-def chains(matrix, noise, rows, key, step=1.0):
+def chains(matrix, noise, rows, key, step=1.0, start=0.0):
     """Rows of y' = matrix y + noise xi."""
     xi = np.asarray(jr.normal(key, (rows, 40, 1)))
     y = np.zeros((rows, 40, 1), np.float32)
     for k in range(39):
         y[:, k + 1] = matrix * y[:, k] + noise * xi[:, k]
-    ts = np.arange(40, dtype=np.float32) * step
+    ts = start + np.arange(40) * step
     paths = dynlm.stack([dynlm.Trajectory.from_arrays(one, ts) for one in y])
     return Rows(paths, np.arange(rows))
 
@@ -63,6 +64,41 @@ def test_a_process_in_continuous_time_may_be_called_one(getkey):
     assert "intervals of 95% by document" in found.text() and "too narrow" not in found.text()
     with pytest.raises(ValueError, match="`test` has the step 0.25"):
         judge(run._replace(law=Law("local_linear", 0.5, 1)), rows, rows, key=getkey(), **QUICK)
+
+
+def test_rounding_of_late_times_is_no_other_step(getkey):
+    rows = chains(0.9, 1.0, 60, getkey(), step=0.1, start=5990.0)  # gaps of 0.0996 and 0.1001
+    assert np.abs(np.diff(rows.paths.ts) - 0.1).max() > 3e-4
+    _check_step(Law("euler", 0.1, 1), rows.paths)
+    for step in (0.0998, 0.1002):  # of the mean gap more is known
+        with pytest.raises(ValueError, match="was fitted on"):
+            _check_step(Law("euler", step, 1), rows.paths)
+    assert baselines.embedding(rows.paths).ok and baselines.ou(rows.paths)
+    ts = np.asarray(rows.paths.ts).copy()
+    ts[:, 7] += 0.002
+    uneven = eqx.tree_at(lambda p: p.ts, rows.paths, jnp.asarray(ts))
+    assert "gaps are uneven" in baselines.embedding(uneven).reason
+    with pytest.raises(ValueError, match="was fitted on"):
+        _check_step(Law("euler", 0.1, 1), uneven)
+    later = chains(0.9, 1.0, 3, getkey(), step=0.1, start=1e6).paths
+    assert "cannot be told of times up to 1e+06 in float32" in baselines.embedding(later).reason
+    assert baselines.embedding(chains(0.9, 1.0, 60, getkey(), start=1e7).paths).ok  # whole numbers
+
+
+def test_first_states_that_are_left_out_reach_nothing_that_is_said(getkey):
+    rows = chains(0.9, 1.0, 60, getkey())
+    wild = eqx.tree_at(lambda p: p.ys, rows.paths, rows.paths.ys.at[:, :3].set(1e4))
+    run, wild = linear_run(0.1, 1.0, Law("euler", 1.0, 1)), rows._replace(paths=wild)
+    options = dict(null=run, **QUICK | dict(make=lambda p, k: {"var1": baselines.var1(p, burn=3)}))
+    found = judge(run, wild, wild, key=getkey(), burn=3, **options)
+    drift = found.to_json()["embedding"]["drift_matrix"]
+    assert drift[0][0] == pytest.approx(np.log(0.9), abs=0.03)
+    assert found.scores.burn == 3 and abs(found.scores.models["fit"].gain.value) < 0.1
+    # Shuffled states of variance v and covariance c within a row. Were a wild one among them: -1e6.
+    y = np.asarray(rows.paths.ys, float)[:, 3:, 0]
+    v, c = np.mean(y**2), np.mean((y.sum(1) ** 2 - (y**2).sum(1)) / (37 * 36))
+    gain = 0.5 * np.log(v - c**2 / v) + 0.5 - 0.5 * ((1 + 0.9**2) * v - 2 * 0.9 * c)
+    assert found.null_gain.value == pytest.approx(gain, rel=0.15)
 
 
 def test_alternating_states_belong_to_no_process_in_continuous_time(getkey):

@@ -15,7 +15,7 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from dynlm import SDE, Langevin, Trajectory, diffusions, drifts, problems
-from dynlm.losses._flow import linear_flow
+from dynlm.losses._flow import linear_flow, normal_logpdf
 from dynlm.losses._likelihood import (
     local_linear_nll,
     nll_by,
@@ -520,3 +520,24 @@ def test_double_well_where_a_lower_scheme_is_biased(dt, good, bad, x64):
     assert np.all(np.abs(found - truth) < 3 * error)
     found, error = fitted(bad, well, [0.7, 0.7, -0.2], paths)
     assert np.all(np.abs(found - truth)[:2] > 3 * error[:2])
+
+
+def test_a_gaussian_and_its_derivatives_take_one_solve(getkey, x64):
+    """Several at once under `vmap` can wait for each other for ever on a CPU of few threads."""
+    half = jr.normal(getkey(), (4, 4))
+    covariance, r = half @ half.T + jnp.eye(4), jr.normal(getkey(), (4,))
+    text = str(jax.make_jaxpr(jax.grad(normal_logpdf, (0, 1)))(r, covariance))
+    assert text.count("triangular_solve[") == 1 and text.count("= cholesky") == 1
+
+    def sound(r, half):  # by numpy's own determinant and inverse, in JAX
+        k = half @ half.T + jnp.eye(4)
+        square = r @ jnp.linalg.inv(k) @ r
+        return -0.5 * (square + jnp.linalg.slogdet(k)[1] + 4 * jnp.log(2 * jnp.pi))
+
+    ours = lambda r, half: normal_logpdf(r, half @ half.T + jnp.eye(4))  # noqa: E731
+    for of in (lambda f: f, lambda f: jax.grad(f, (0, 1)), lambda f: jax.hessian(f, (0, 1))):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+            of(ours)(r, half),
+            of(sound)(r, half),
+        )

@@ -156,6 +156,15 @@ def test_a_fit_that_breaks_is_counted_and_not_detected():
     )  # fmt: skip
     assert [p.failed for p in found.at] == [2, 2] and found.smallest is None
 
+    def diverging(paths, key):
+        raise FloatingPointError("The losses did not become finite again.")
+
+    again = power(
+        diverging, REFERENCE, train, np.arange(20), train, np.arange(20),
+        key=jr.key(0), linear=least_squares(1), strengths=(0.4,), repeats=2,
+    )  # fmt: skip
+    assert again.to_json() == found.to_json()
+
 
 def test_a_fit_without_a_density_is_refused_at_once():
     def drawn(paths, key):

@@ -70,6 +70,24 @@ def test_errors_of_a_double_well_halve_with_four_times_the_data(tools, getkey):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, sets, steps, within",
+    [("lorenz", 8, 400, (1.3, 3.2)), ("low_rank", 2, 800, (1.7, 2.4))],
+)
+def test_errors_of_many_parameters_halve_with_four_times_the_data(
+    tools, getkey, name, sets, steps, within
+):
+    """Noise in proportion to the state; 64 dimensions with noise of rank 4: 4,160 numbers."""
+    cases, fits = tools
+    case, errors = getattr(cases, name)(), []
+    for transitions in (1024, 4096):
+        data = fits.made(case, transitions, sets, key=getkey())
+        found = fits.recovered(case, data, key=getkey(), steps=steps, batch=1024)
+        errors.append(root_mean_square(fits.overall(found)))
+    assert within[0] < errors[0] / errors[1] < within[1], errors
+
+
+@pytest.mark.slow
 def test_fits_side_by_side_are_those_that_each_set_has_alone(tools, getkey):
     cases, fits = tools
     case, key = cases.ou(), getkey()

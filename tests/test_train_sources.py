@@ -13,11 +13,13 @@ import optax
 import pytest
 from made_store import made, rows_of
 
-from dynlm import train
+from dynlm import Trajectory, losses, train
 from dynlm._io import BadArgument
+from dynlm._precision import Lower
 from dynlm.store import Batches, Windows
 from dynlm.store._order import mixed, shuffled
 from dynlm.train._sources import ahead
+from dynlm.train._trainer import weighs
 
 KEY = jr.key(2)
 ITEMS = {"x": np.arange(37, dtype="f4"), "pair": np.arange(74, dtype="f4").reshape(37, 2)}
@@ -272,6 +274,23 @@ def test_one_item_that_is_left_over_joins_the_part_before_it():
 
         value = train.HeldOut(loss, jnp.arange(float(count)), KEY, 4)(jnp.ones(()))
         assert sizes == expected and value == pytest.approx((count - 1) / 2)
+
+
+def test_losses_made_of_others_weigh_what_is_held_out_as_these_do():
+    """64 zeros and 2 ones in parts of 64: their mean, by whatever the loss is wrapped in."""
+    ys = jnp.concatenate([jnp.zeros(64), jnp.ones(2)])[:, None, None] * jnp.ones((66, 2, 1))
+    ts = jnp.tile(jnp.arange(2.0), (66, 1))
+    items = jax.vmap(Trajectory)(ts, ys, jnp.ones((66, 2), bool))
+
+    def mean(model, paths, key):
+        return jnp.mean(paths.ys)
+
+    for wrapped in (mean, losses.weighted((1.0, mean)), Lower(mean, "bfloat16")):
+        assert not weighs(wrapped)
+        value = train.HeldOut(wrapped, items, KEY, 64)(None)
+        np.testing.assert_allclose(value, 2 / 66, rtol=1e-6)
+    counted = losses.each(lambda model, path: path.ts[0])
+    assert weighs(losses.weighted((1.0, mean), (1.0, counted))) and weighs(Lower(counted, "f"))
 
 
 def test_held_out_parts_of_nothing_are_refused():

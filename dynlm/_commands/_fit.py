@@ -1,5 +1,6 @@
 """`dynlm fit`: a neural SDE from a store or from tables, and what it is worth."""
 
+import functools
 import json
 import sys
 import tomllib
@@ -35,17 +36,18 @@ WINDOWS = 4  # so many windows
 FEWEST = 12
 PARTS = {"train": 0.7, "valid": 0.1, "test": 0.2}  # of series or blocks, where files are imported
 PROJECTION = "fit"
+RESULTS = "results.json"
 
 
 def with_defaults(arguments: list[str]) -> list[str]:
-    """The arguments with what the file of `--config` says put before them, so that flags win."""
+    """The arguments, and after them what the file of `--config` says and no flag does."""
     path = next((b for a, b in zip(arguments, arguments[1:]) if a == "--config"), None)
     path = next((a.split("=", 1)[1] for a in arguments if a.startswith("--config=")), path)
     if path is None:
         return arguments
     known = names()
     given = {a.split("=")[0].lstrip("-").replace("-", "_") for a in arguments if a[:2] == "--"}
-    before: list[str] = []
+    rest: list[str] = []
     for key, value in _read(Path(path)).items():
         name = key.replace("-", "_")
         if name not in known:
@@ -55,8 +57,8 @@ def with_defaults(arguments: list[str]) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if name in given or value is False:
             continue
-        before += [flag] if value is True else [flag, str(value)]
-    return [*arguments, *before]
+        rest += [flag] if value is True else [flag, str(value)]
+    return [*arguments, *rest]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,8 +76,15 @@ def _read(path: Path) -> dict[str, Any]:
 def run(config: Fit) -> None:
     """Fit, score, and say what came of it."""
     from .. import _data, _fit
+    from ..predict._table import plain
 
     check(config)
+    if config.judging.power and config.objective.loss not in LIKELIHOODS:
+        raise BadArgument(
+            f"`--power` is measured on gains in log density, and `--loss` is "
+            f"{config.objective.loss}, whose fit has draws only. Use a likelihood, such as euler, "
+            "or leave `--power` out."
+        )
     leads = not join(config.sharing) or jax.process_index() == 0
     quiet = config.quiet or not leads
     store, layer = _store(config, quiet, leads)
@@ -99,20 +108,30 @@ def run(config: Fit) -> None:
             **settings,
         )
     results: dict[str, Any] = {"law": found.law._asdict(), "ended": found.ended}
-    results |= {"last": found.log[-1]}
+    results |= {"last": plain(found.log[-1])}  # a loss may not be finite
     results |= {"dim": len(projection.width), "kept_variance": projection.kept}
     text = ""
     if not config.judging.no_score:
-        verdict = _judged(config, found, store, layer, projection, (spec, settings))
+        how = spec, settings
+        verdict, train, test = _judged(config, found, store, layer, projection, how)
         results |= verdict.to_json()
+        if config.judging.power:
+            _keep(config, results, leads)
+            verdict = verdict._replace(power=_power(config, train, test, *how))
+            results |= verdict.to_json()
         text = f"\n\n{verdict.text()}"
-    if leads:
-        write_atomic(config.out / "results.json", json.dumps(results, indent=1).encode() + b"\n")
+    _keep(config, results, leads)
     if not quiet:
         stream = sys.stderr if config.json else sys.stdout
         print(_summary(config, found, projection) + text, file=stream, flush=True)
     if config.json and leads:
         print_json(results)
+
+
+def _keep(config: Fit, results: dict[str, Any], leads: bool) -> None:
+    if leads:
+        text = json.dumps(results, indent=1, allow_nan=False)
+        write_atomic(config.out / RESULTS, text.encode() + b"\n")
 
 
 def _settings(config: Fit, dim: int, quiet: bool) -> tuple[Any, dict[str, Any]]:
@@ -143,38 +162,44 @@ def _judged(
     layer: Any,
     projection: Projection,
     how: tuple[Any, dict[str, Any]],
-) -> Any:
-    """The fit beside baselines and its null, on test documents."""
+) -> tuple[Any, Any, Any]:
+    """The fit beside baselines and its null, on test documents; rows for training and the test."""
     from .. import _fit, _judge
     from .._data import part_of, unit_of
 
     spec, settings = how
-    seed = config.training.seed
-    train = _judge.rows_from(part_of(store, "train"), layer, projection)
-    null = None
+    seed, burn = config.training.seed, config.training.burn
+
+    def rows(part: str, **more: bool) -> Any:
+        more["from_zero"] = spec.time == "none"
+        return _judge.rows_from(part_of(store, part), layer, projection, **more)
+
+    train, null = rows("train"), None
     if not config.judging.no_null:
+        held_out = None
+        if len(part_of(store, "valid")):
+            held_out = _judge.shuffled_rows(rows("valid"), seed=seed + 1, burn=burn).paths
         with _stoppable():
             null = _fit.fit(
                 spec,
-                _judge.shuffled_rows(train, seed=seed).paths,
-                held_out=_shuffled_valid(store, layer, projection, seed),
+                _judge.shuffled_rows(train, seed=seed, burn=burn).paths,
+                held_out=held_out,
                 key=jax.random.key(seed),
                 out=config.out / "null",
                 **settings,
             )
-    test = _judge.rows_from(part_of(store, "test"), layer, projection, raw=True)
-    power = _power(config, train, test, spec, settings) if config.judging.power else None
-    return _judge.judge(
+    test = rows("test", raw=True)
+    verdict = _judge.judge(
         found if config.training.seeds is None else found.seed(0),
         train,
         test,
         key=jax.random.key(seed + 1),
         null=null,
         lift=projection.lift,
-        power=power,
         unit=unit_of(store),
-        burn=config.training.burn,
+        burn=burn,
     )
+    return verdict, train, test
 
 
 @contextmanager
@@ -318,23 +343,11 @@ def _loss(config: Fit) -> Any:
     return losses.simulated(scores[wish.loss], **options)
 
 
-def _shuffled_valid(store: Store, layer: Any, projection: Projection, seed: int) -> Any:
-    """What the null is held out on, as the fit is on the validation documents."""
-    from .. import _judge
-    from .._data import part_of
-
-    valid = part_of(store, "valid")
-    if len(valid) == 0:
-        return None
-    rows = _judge.rows_from(valid, layer, projection)
-    return _judge.shuffled_rows(rows, seed=seed + 1).paths
-
-
 def _power(config: Fit, train: Any, test: Any, spec: Any, settings: dict[str, Any]) -> Any:
     """Effects planted in simulated documents, and sought by the same fit."""
     from .. import _fit, baselines, predict
 
-    repeats = config.judging.power
+    repeats, burn = config.judging.power, config.training.burn
     if not settings["quiet"]:
         print(f"power: {repeats * 5} fits to planted effects", file=sys.stderr, flush=True)
 
@@ -343,17 +356,25 @@ def _power(config: Fit, train: Any, test: Any, spec: Any, settings: dict[str, An
         rest = jax.tree.map(lambda x: x[np.arange(len(x)) % 10 > 0], paths)
         return _fit.fit(spec, rest, key=key, **quietly).predictor()
 
-    return predict.power(
-        fit,
-        baselines.var1(train.paths),
-        train.paths,
-        train.docs,
-        test.paths,
-        test.docs,
-        key=jax.random.key(config.training.seed + 2),
-        linear=baselines.var1,
-        repeats=repeats,
-    )
+    linear = functools.partial(baselines.var1, burn=burn)
+    try:
+        return predict.power(
+            fit,
+            linear(train.paths),
+            train.paths,
+            train.docs,
+            test.paths,
+            test.docs,
+            key=jax.random.key(config.training.seed + 2),
+            linear=linear,
+            repeats=repeats,
+            burn=burn,
+        )
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped while the power was measured. {config.out / RESULTS} has the scores without "
+            "it; the same command takes them again and measures it from its start."
+        ) from None
 
 
 def _summary(config: Fit, found: Any, projection: Projection) -> str:

@@ -38,6 +38,7 @@ from ._pairs import (
 Matrix = Float[Array, "dim dim"]
 
 EVEN = 1e-3  # gaps differ by no more than this share, or they are uneven
+ROUNDED = 0.1  # share of a gap that rounding of its times may take, and it can still be told
 SAME = 1e-4  # a gap that differs by less from the data's step is that step
 LONGER = 8  # doublings beyond the data's step: gaps to 256 steps are exact
 TERMS = 8  # of the Taylor series over the shortest step
@@ -199,8 +200,16 @@ def _step_of(paths: Trajectory, burn: int) -> tuple[float, str | None]:
     dt = float(gaps.mean())
     if not dt > 0:
         raise BadArgument("`paths` has no two states at different times. Give times that increase.")
-    if np.abs(gaps - dt).max() <= EVEN * dt:
+    off, ts = np.abs(gaps - dt).max(), np.asarray(paths.ts)
+    last = float(np.abs(ts).max())
+    rounding = float(np.finfo(ts.dtype).eps) * last
+    if off <= EVEN * dt or off <= EVEN * dt + rounding <= ROUNDED * dt:
         return dt, None
+    if off <= EVEN * dt + rounding:
+        return dt, (
+            f"whether gaps of {dt:.3g} are even cannot be told of times up to {last:.3g} in "
+            f"{ts.dtype}: count the times of each row from its start"
+        )
     return dt, (
         f"gaps are uneven, from {gaps.min():.3g} to {gaps.max():.3g}: bring the states to even "
         "times first"

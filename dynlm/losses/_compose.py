@@ -90,10 +90,15 @@ class Weighted(eqx.Module):
         parts = [v * jnp.asarray(w, v.dtype) for w, v in zip(self.weights, values)]
         return jnp.sum(jnp.stack(parts))
 
+    @property
+    def weighs(self) -> bool:
+        """Whether any of the losses says how much a batch counts."""
+        return any(getattr(loss, "weighs", hasattr(loss, "weight")) for loss in self.losses)
+
     def weight(self, paths: Trajectory) -> Float[Array, ""]:
         """What the batch counts for to the first of the losses that says so."""
         for loss in self.losses:
-            if hasattr(loss, "weight"):
+            if getattr(loss, "weighs", hasattr(loss, "weight")):
                 return loss.weight(paths)  # pyright: ignore[reportFunctionMemberAccess]
         return jnp.ones((), paths.ys.dtype)
 

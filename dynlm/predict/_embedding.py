@@ -14,6 +14,7 @@ Vector = Float[np.ndarray, " dim"]
 ROUNDING = 1e-10  # what a float64 computation of a noise covariance may lose, relatively
 ZERO = 1e-9  # an eigenvalue of the one-step matrix, as a share of the largest, that counts as zero
 DEFECTIVE = 1e7  # condition of the eigenvectors from which they are not used
+MARGIN = 0.1  # how far below zero, as a share of the largest, the interval of a noise may reach
 SMALL = 40  # dimension up to which a matrix without eigenvectors can be served
 
 
@@ -103,6 +104,10 @@ def measured(found: Embedding, interval: Interval | None) -> Embedding:
     if high < -ROUNDING:
         return found._replace(
             reason=f"{found.reason}; along the direction of the least it is {ends}"
+        )
+    if low < -MARGIN:
+        return found._replace(
+            reason=f"it cannot be decided on so few states: the least part of the noise is {ends}"
         )
     reason = f"a real logarithm, and a noise whose least part may be zero: it is {ends}"
     return found._replace(ok=True, reason=reason)

@@ -49,7 +49,7 @@ class Windows:
 
     Times are those of the store, so a drift may depend on the place in the text. Where the dtype
     cannot tell two of them apart (seconds since 1970 in float32), that is an error, as for
-    `Trajectory.from_arrays`.
+    `Trajectory.from_arrays`. With `from_zero` gaps keep their digits, however late they are.
 
     Args:
         store: A store, or a part of one such as `store.split("train")`.
@@ -62,6 +62,8 @@ class Windows:
             fewer bits.
         skip: States at the start of each row that no window has; the first tokens of a text are
             unlike all others.
+        from_zero: Counts the times of each window from its own first state, for models that do not
+            know of time.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Windows:
         projection: Any = None,
         dtype: Any = np.float32,
         skip: int = 0,
+        from_zero: bool = False,
     ) -> None:
         if layer not in store.dims:
             raise BadArgument(
@@ -89,14 +92,16 @@ class Windows:
         if skip < 0:
             raise BadArgument(f"`skip` is {skip}. Use 0 or more.")
         self.store, self.layer, self.length, self.stride = store, layer, length, stride
-        self.skip = skip
+        self.skip, self.from_zero = skip, from_zero
         self.projection, self.dtype = projection, jax_dtype(dtype)
         self.dim = self._dim()
         counts = _counts(self._lengths, length, stride)
         self._bounds = np.concatenate([[0], np.cumsum(counts)])  # a row's first, the next row's
         # What is wrong with the times of one row is mostly wrong with all: say it before training.
         for row in {int(np.argmax(counts > 0)), int(np.argmax(counts))} if len(self) else ():
-            self._check_times(store.times(row)[None], [row])
+            times = store.times(row)
+            times = times[skip : skip + length] if from_zero else times
+            self._check_times(times[None], [row])
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -170,8 +175,9 @@ class Windows:
 
     def _check_times(self, ts: Float[np.ndarray, "path time"], rows: Any) -> np.ndarray:
         """`ts` in the dtype of times; an error where that makes equal what was not."""
-        kept = ts.astype(time_dtype(self.dtype))
-        lost = (np.diff(ts) > 0) & (np.diff(kept) == 0)
+        dtype = time_dtype(self.dtype)
+        kept = since_first(in_two(ts, dtype)) if self.from_zero else ts.astype(dtype)
+        lost = (np.diff(ts) > 0) & (np.diff(kept) <= 0)
         if lost.any():
             k, step = np.argwhere(lost)[0]
             raise BadArgument(
@@ -194,6 +200,18 @@ class Windows:
                 f"{dim} dimensions ({str(error).splitlines()[0]}). Fit one to this layer."
             ) from None
         return out.shape[0]
+
+
+def in_two(ts: np.ndarray, dtype: Any) -> np.ndarray:
+    """Times as sums of two numbers of a dtype, whose differences have the digits of float64."""
+    high = ts.astype(dtype)
+    return np.stack([high, (ts - high).astype(dtype)], axis=-1)
+
+
+def since_first(parts: Any) -> Any:
+    """The times of windows, given in two, from the first of each."""
+    high_low = parts - parts[:, :1]
+    return high_low[..., 0] + high_low[..., 1]
 
 
 @eqx.filter_jit

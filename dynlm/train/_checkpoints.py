@@ -1,6 +1,5 @@
 """Checkpoints of a run, through Orbax: asynchronous, atomic, the best and the latest kept."""
 
-import errno
 import json
 import logging
 import math
@@ -24,11 +23,12 @@ from ._devices import is_key
 from ._facts import agreed
 
 LATEST = 2  # so that a damaged latest one has a predecessor
-DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # what is gone, or is something else
+GONE = FileNotFoundError | NotADirectoryError | IsADirectoryError
 # How TensorStore's errors begin where the system fails, and not what it has read.
 REFUSED = (
     "UNKNOWN PERMISSION_DENIED RESOURCE_EXHAUSTED UNAVAILABLE ABORTED DEADLINE_EXCEEDED".split()
 )
+NO_THREAD = "can't start new thread"
 Named = dict[str, Array]
 
 
@@ -205,10 +205,10 @@ def refuse_unread(path: Path, error: Exception) -> None:
     To go back to an older one would then undo what may be read tomorrow.
     """
     why = None
-    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError):
+    if isinstance(error, MemoryError | jax.errors.JaxRuntimeError) or str(error) == NO_THREAD:
         raise error
-    if isinstance(error, OSError) and error.errno not in DAMAGE:
-        why = error.strerror
+    if isinstance(error, OSError) and not isinstance(error, GONE):
+        why = error.strerror or str(error)
     elif str(error).split(":")[0] in REFUSED:
         why = re.split(r" \[[a-z]", str(error))[0].rsplit(": ", 1)[-1]  # then how it was opened
     if why is not None:

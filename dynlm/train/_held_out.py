@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from .._io import BadArgument
 from .._types import RandomKey
 from ._devices import rows_apart
-from ._trainer import Model, weight_of, weighted
+from ._trainer import Model, weighs, weight_of, weighted
 
 
 @final
@@ -59,9 +59,9 @@ class HeldOut(eqx.Module):
             value, weight = jax.lax.map(lambda one: part(*one), (parts, keys))
             values, weights = [*values, value], [*weights, weight]
         if count > whole:
-            share = (count - whole) / self.size  # of a weight that does not know its size
             value, weight = part(jax.tree.map(lambda x: x[whole:], self.items), self.key)
-            share = 1.0 if hasattr(self.loss, "weight") else share
+            # A weight that is always one does not know of the size of a part.
+            share = 1.0 if weighs(self.loss) else (count - whole) / self.size
             values, weights = [*values, value[None] * share], [*weights, weight[None] * share]
         total = jnp.sum(jnp.concatenate(weights))
         return jnp.sum(jnp.concatenate(values)) / jnp.where(total > 0, total, 1.0)

@@ -148,6 +148,11 @@ def where(condition: Bool[Array, ""], yes: T, no: T) -> T:
     return jax.tree.map(pick, yes, no)
 
 
+def weighs(loss: Loss) -> bool:
+    """Whether a loss says how much a batch counts; one that is made of others has `weighs`."""
+    return getattr(loss, "weighs", hasattr(loss, "weight"))
+
+
 def weight_of(loss: Loss, batch: Batch) -> Float[Array, ""]:
     """How much the loss of a batch counts where several are averaged."""
     weight = getattr(loss, "weight", None)
