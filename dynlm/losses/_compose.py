@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from .._io import BadArgument
 from .._types import RandomKey
+from ..train._trainer import weighs
 from ..trajectory import Trajectory
 
 
@@ -93,12 +94,12 @@ class Weighted(eqx.Module):
     @property
     def weighs(self) -> bool:
         """Whether any of the losses says how much a batch counts."""
-        return any(getattr(loss, "weighs", hasattr(loss, "weight")) for loss in self.losses)
+        return any(weighs(loss) for loss in self.losses)
 
     def weight(self, paths: Trajectory) -> Float[Array, ""]:
         """What the batch counts for to the first of the losses that says so."""
         for loss in self.losses:
-            if getattr(loss, "weighs", hasattr(loss, "weight")):
+            if weighs(loss):
                 return loss.weight(paths)  # pyright: ignore[reportFunctionMemberAccess]
         return jnp.ones((), paths.ys.dtype)
 

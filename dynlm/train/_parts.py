@@ -12,7 +12,7 @@ LEAST = (
 def parts_in_cache(model: PyTree, items: int, rows: int) -> int:
     """Equal parts of a batch of so many items that a CPU works off within its cache.
 
-    At 16,384 rows and width 256 it takes 16, and a gradient then half the time and a sixteenth of
+    At 16,384 rows and width 256 it takes 16, and a step then two thirds of the time and a ninth of
     the memory of one of the whole. Other devices are the faster the more there is to do at once:
     one part.
 
