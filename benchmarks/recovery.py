@@ -4,7 +4,7 @@
     double well:       two rates and the noise, by `LocalSkew`; steps of .1
     stochastic Lorenz: three rates, three strengths of diagonal noise, by local linearisation;
                        steps of .001, from states where no component is near zero
-    OU, 64 dimensions: a full drift matrix, bias, and noise of a diagonal and four directions, by
+    OU, 64 dimensions: a full drift matrix and centre, noise of a diagonal and four directions, by
                        local linearisation; steps of .25
 
 Each is fitted by `dynlm.fit` from wrong parameters, with the same steps, batches and rate at every

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import zlib
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jax.sharding import Mesh
 
 from . import losses, specs, train
 from ._data import (
     HELD_OUT,
     RESIDENT,
-    facts_of,
     gap_of,
     noise_of,
     part_of,
@@ -28,10 +25,11 @@ from ._data import (
     source_of,
     windows_of,
 )
-from ._fields import read_json, shown
+from ._fields import shown
+from ._fit_facts import digest, facts_of_fit, keep_facts
 from ._io import BadArgument
 from ._precision import PRECISIONS, Lower, check_lowered
-from ._run import RUN, SCHEMES, Law, Run, keep_projection, write_run
+from ._run import SCHEMES, Law, Run, keep_projection
 from ._types import RandomKey
 from .store import Store
 from .train._facts import alone
@@ -194,7 +192,8 @@ def fit(
         check_lowered(lower, model, jax.tree.map(shapes, one))
     plain = Adam() if optimiser is None else optimiser
     parts = _parts(whole, model, batch, window, mesh) if accumulate is None else accumulate
-    facts = _facts(started, loss, law, windows, plain) | {
+    facts = facts_of_fit(started, loss, law, windows) | {
+        "optimiser": dataclasses.asdict(plain) if isinstance(plain, Adam) else "custom",
         "batch": batch,
         "accumulate": accumulate,
         "parts": parts,
@@ -202,7 +201,7 @@ def fit(
         "precision": precision,
         "order": seed,
         "key": jr.key_data(key).tolist() if _typed(key) else jnp.asarray(key).tolist(),
-        "held_out": None if held is None else _digest(held),
+        "held_out": None if held is None else digest(held),
         "draws": draws if simulate is not None else None,
     }
     if isinstance(plain, Adam) and plain.schedule == "cosine":
@@ -218,7 +217,7 @@ def fit(
 
     with alone(out):
         if out is not None:
-            _keep_facts(Path(out), record, new=True)
+            keep_facts(Path(out), record, new=True)
             if jax.process_index() == 0:
                 keep_projection(Path(out), windows.projection)
         try:
@@ -245,7 +244,7 @@ def fit(
             error.trained = run_of(error.trained)
             raise
         if out is not None:
-            _keep_facts(Path(out), record, new=False)
+            keep_facts(Path(out), record, new=False)
     return run_of(trained)
 
 
@@ -382,72 +381,12 @@ def _made(model: Any, key: RandomKey, seeds: int | None, dim: int) -> tuple[Any,
     return model, None
 
 
-def _facts(model: Any, loss: Callable, law: Law, windows: Any, optimiser: Any) -> dict[str, Any]:
-    known = isinstance(model, specs.Spec) and type(model).__name__ in specs.SPECS
-    plain = isinstance(optimiser, Adam)
-    return {
-        "model": specs.to_json(model) if known else None,
-        "made_of": type(model).__name__,
-        "loss": _described(loss),
-        "law": law._asdict(),
-        "data": facts_of(windows),
-        "optimiser": dataclasses.asdict(optimiser) if plain else "custom",
-    }
-
-
-def _described(x: Any) -> str:
-    """A text that is the same for what is the same: functions by name, arrays by their values."""
-    if isinstance(x, functools.partial):
-        rest = [_described(a) for a in (*x.args, *sorted(x.keywords.items()))]
-        return f"{_described(x.func)}({', '.join(rest)})"
-    if eqx.is_array(x):
-        return f"array({x.shape}, {_digest(x)})"
-    if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        fields = [f"{f.name}={_described(getattr(x, f.name))}" for f in dataclasses.fields(x)]
-        return f"{type(x).__name__}({', '.join(fields)})"
-    if isinstance(x, tuple | list):
-        return f"({', '.join(map(_described, x))})"
-    if callable(x):
-        return getattr(x, "__qualname__", None) or type(x).__name__
-    return repr(x)
-
-
-def _digest(tree: Any) -> str:
-    """A checksum of the arrays of a tree."""
-    code = 0
-    for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array)):
-        code = zlib.crc32(np.ascontiguousarray(np.asarray(x)).tobytes(), code)
-    return f"crc32:{code:08x}"
-
-
 def _here(model: Any) -> Any:
     """A model on a device of this process, where several have trained it together."""
     if jax.process_count() == 1:
         return model
     mine = lambda x: jnp.asarray(x.addressable_data(0)) if eqx.is_array(x) else x  # noqa: E731
     return jax.tree.map(mine, model)
-
-
-def _keep_facts(folder: Path, facts: dict[str, Any], new: bool) -> None:
-    """Checks against what is there; writes it where nothing is, or once training has ended."""
-    there = (folder / RUN).exists()
-    if there:
-        old = read_json(folder / RUN)
-        # Of parts and versions `train.fit` tells, where they matter.
-        free = {"steps", "patience", "format", "dynlm", "jax", "parts"}
-        here = facts
-        other = [
-            f"`{name}` is {shown(old.get(name))} there, {shown(here.get(name))} here"
-            for name in sorted({*old, *here} - free)
-            if old.get(name) != here.get(name)
-        ]
-        if other:
-            raise BadArgument(
-                f"{folder} is of another run: {'; '.join(other)}. Go on with what it had, or use "
-                "another folder."
-            )
-    if jax.process_index() == 0 and not (there and new):
-        write_run(folder, facts)
 
 
 def _typed(key: Any) -> bool:

@@ -45,7 +45,7 @@ RANK = {
         baselines._pairs baselines._clusters baselines._descent baselines._linear baselines._ou
         baselines._shuffled baselines._expectation baselines._switching baselines._density
         baselines
-        specs _data _run _precision _fit _judge analysis
+        specs _data _run _precision _fit_facts _fit _judge analysis
         lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
         lm._layouts lm._common lm._families lm._normalise
         lm._files lm._match lm._tokenizer lm._sharding

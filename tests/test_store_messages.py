@@ -61,8 +61,10 @@ def here(tmp_path, monkeypatch):
         ("export --model demo --out . --text book.txt", "belongs to no store"),
         ("inspect absent", "absent holds no store"),
         ("import --out s", "No files are given"),
-        ("import absent.csv --out s", "absent.csv cannot be read"),
+        ("import absent.csv --out s", "absent.csv is not there. Pass a file"),
         ("import book.txt --out s", "book.txt is of no kind"),
+        ("fit absent --out s", "absent is not there. Pass a file, or the folder of a store"),
+        ("fit book.txt --out s --power 1 --no-score", "`--power` is one of the scores"),
         ("import . --out s", ". is a folder. Pass the files in it."),
     ],
 )

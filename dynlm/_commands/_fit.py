@@ -79,6 +79,10 @@ def run(config: Fit) -> None:
     from ..predict._table import plain
 
     check(config)
+    if config.judging.power and config.judging.no_score:
+        raise BadArgument(
+            "`--power` goes with the scores, and `--no-score` leaves them out. Drop one."
+        )
     if config.judging.power and config.objective.loss not in LIKELIHOODS:
         raise BadArgument(
             f"`--power` is measured on gains in log density, and `--loss` is "

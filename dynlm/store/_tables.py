@@ -65,6 +65,8 @@ def read_series(
     kind = _kind(path)
     if path.is_dir():
         raise BadArgument(f"{path} is a folder. Pass the files in it.")
+    if not path.exists():
+        raise BadArgument(f"{path} is not there. Pass a file, or the folder of a store.")
     if kind not in TEXT and path.suffix.lower() not in ARRAYS:
         raise BadArgument(
             f"{path} is of no kind that can be read. Pass .csv or .tsv (also .gz), .npy or .npz."
