@@ -7,8 +7,9 @@
     scores:  nats per step and dimension of transitions from the second token on, with intervals
              by passage, all by one call of `predict.score`
 
-Learned models hold out a tenth of their training passages to choose by. Without `--data` the
-embedded model reads this project's own pages, which shows that it works and nothing else.
+All are fitted with the toolkit's own defaults. Learned models hold out a tenth of their training
+passages to choose by. Without `--data` the embedded model reads this project's own pages, which
+shows that it works and nothing else.
 
     python benchmarks/fits.py --data FOLDER --json --out benchmarks/results/fits.json
 """
@@ -57,9 +58,6 @@ MIXED = {"iid": 1.418, "var1": 1.417, DIAGONAL: 1.418}
 ANCHORS["layer 3, shuffled in time"] = MIXED
 SLACK = 0.01  # that another division of the passages is worth
 LAYERS: tuple[Any, ...] = (3, "final")
-NETWORK: dict[str, Any] = dict(width=128, depth=3)
-TRAINING: dict[str, Any] = dict(steps=4000, batch=32, every=200, average=0.99)
-ADAM = dynlm.Adam(rate=5e-3, decay=1e-2)
 FULL: dict[str, Any] = dict(size=Size(3100, 64, 16), mixture={})
 QUICK: dict[str, Any] = dict(
     size=Size(120, 33, 4), mixture=dict(width=16, depth=1, steps=40, batch=64)
@@ -95,8 +93,8 @@ def neural(rows: Rows, key: jax.Array, dim: int, noise: Any, training: dict) -> 
     later = jax.tree.map(lambda x: x[:, 1:], rows.paths)
     chosen = np.unique(rows.docs, return_inverse=True)[1] % 10 == 0
     held_out, train = (jax.tree.map(lambda x, w=w: x[w], later) for w in (chosen, ~chosen))
-    spec = specs.NeuralSDE(dim, diffusion=noise, **NETWORK)
-    run = dynlm.fit(spec, train, key=key, held_out=held_out, optimiser=ADAM, quiet=True, **training)
+    spec = specs.NeuralSDE(dim, diffusion=noise)
+    run = dynlm.fit(spec, train, key=key, held_out=held_out, quiet=True, **training)
     return run.predictor()
 
 
@@ -161,7 +159,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     others = watch()
     sizes = QUICK if args.quick else FULL
     comparable = not args.quick and args.data is not None
-    training = TRAINING | (dict(steps=20, every=10) if args.quick else {})
+    training: dict[str, Any] = dict(steps=20, every=10) if args.quick else {}
     if args.steps is not None:
         training |= dict(steps=args.steps, every=max(1, args.steps // 20))
     size: Size = sizes["size"]
@@ -182,7 +180,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "benchmark": "fits",
         "states": "the embedded model" if args.data is None else "stories260k, tinystories",
         "sizes": size._asdict(),
-        "training": training | NETWORK | dataclasses.asdict(ADAM),
+        "neural": specs.to_json(specs.NeuralSDE(size.dim)) | dataclasses.asdict(dynlm.Adam()),
+        "training": training,
         **machine(),
         "tables": found,
         "targets": verdicts(found, comparable),

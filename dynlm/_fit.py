@@ -49,7 +49,7 @@ class Adam:
         decay: Weight decay.
     """
 
-    rate: float = 1e-3
+    rate: float = 3e-3
     warmup: float = 0.05
     schedule: str = "cosine"
     clip: float = 1.0

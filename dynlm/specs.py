@@ -58,7 +58,7 @@ class NeuralSDE:
     drift: Literal["mlp", "residual", "gradient", "lipschitz", "linear"] = "mlp"
     diffusion: Literal["scalar", "diagonal", "lowrank", "full"] = "diagonal"
     on: Literal["nothing", "time", "component", "state"] = "state"
-    width: int = 64
+    width: int = 128
     depth: int = 2
     rank: int = 4
     time: Literal["none", "raw", "fourier"] = "none"

@@ -80,9 +80,7 @@ def run(config: Fit) -> None:
 
     check(config)
     if config.judging.power and config.judging.no_score:
-        raise BadArgument(
-            "`--power` goes with the scores, and `--no-score` leaves them out. Drop one."
-        )
+        raise BadArgument("`--power` is one of the scores that `--no-score` leaves out. Drop one.")
     if config.judging.power and config.objective.loss not in LIKELIHOODS:
         raise BadArgument(
             f"`--power` is measured on gains in log density, and `--loss` is "

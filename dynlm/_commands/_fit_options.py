@@ -54,7 +54,7 @@ class Model:
     drift: Literal["mlp", "residual", "gradient", "lipschitz", "linear"] = "mlp"
     diffusion: Literal["scalar", "diagonal", "lowrank", "full"] = "diagonal"
     noise_on: Literal["nothing", "time", "component", "state"] = "state"
-    width: int = 64
+    width: int = 128
     depth: int = 2
     rank: int = 4
     time: Literal["none", "raw", "fourier"] = "none"
@@ -108,7 +108,7 @@ class Optimiser:
         precision: Of the products in linear layers.
     """
 
-    rate: float = 1e-3
+    rate: float = 3e-3
     warmup: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 1.0
@@ -203,7 +203,7 @@ class Fit:
 
       dynlm fit store --layer 3 --dim 16 --out run
       dynlm fit walks.csv --out run --loss local_linear --noise-on nothing
-      dynlm fit store --layer final --dim auto --diffusion full --width 128 --steps 20000 --out run
+      dynlm fit store --layer final --dim auto --diffusion full --width 256 --steps 20000 --out run
       dynlm fit store --config run.toml --out run
 
     Args:
