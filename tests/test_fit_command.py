@@ -39,8 +39,8 @@ def walks(tmp_path_factory):
 @pytest.mark.slow
 def test_a_table_becomes_a_run_with_its_scores(walks, tmp_path, capsys):
     out = tmp_path / "run"
-    options = [str(walks), "--out", str(out), *FEW, "--json", "--power", "1", "--patience", "3"]
-    assert command("fit", *options) == 0
+    options = [str(walks), "--out", str(out), *FEW, "--json", "--patience", "3"]
+    assert command("fit", *options, "--power", "1") == 0
     found = capsys.readouterr()
     results = json.loads(found.out)
     assert results["law"] == {"scheme": "euler", "step": 1.0, "substeps": 1}
