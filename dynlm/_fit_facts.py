@@ -24,24 +24,24 @@ def facts_of_fit(model: Any, loss: Callable, law: Law, windows: Any) -> dict[str
     return {
         "model": specs.to_json(model) if known else None,
         "made_of": type(model).__name__,
-        "loss": _described(loss),
+        "loss": described(loss),
         "law": law._asdict(),
         "data": facts_of(windows),
     }
 
 
-def _described(x: Any) -> str:
+def described(x: Any) -> str:
     """A text that is the same for what is the same: functions by name, arrays by their values."""
     if isinstance(x, functools.partial):
-        rest = [_described(a) for a in (*x.args, *sorted(x.keywords.items()))]
-        return f"{_described(x.func)}({', '.join(rest)})"
+        rest = [described(a) for a in (*x.args, *sorted(x.keywords.items()))]
+        return f"{described(x.func)}({', '.join(rest)})"
     if eqx.is_array(x):
         return f"array({x.shape}, {digest(x)})"
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        fields = [f"{f.name}={_described(getattr(x, f.name))}" for f in dataclasses.fields(x)]
+        fields = [f"{f.name}={described(getattr(x, f.name))}" for f in dataclasses.fields(x)]
         return f"{type(x).__name__}({', '.join(fields)})"
     if isinstance(x, tuple | list):
-        return f"({', '.join(map(_described, x))})"
+        return f"({', '.join(map(described, x))})"
     if callable(x):
         return getattr(x, "__qualname__", None) or type(x).__name__
     return repr(x)

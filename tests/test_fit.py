@@ -16,7 +16,8 @@ import pytest
 import dynlm
 from dynlm import losses
 from dynlm._data import flat, windows_of
-from dynlm._fit import Adam, _described
+from dynlm._fit import Adam
+from dynlm._fit_facts import described
 from dynlm.specs import NeuralSDE, from_json, to_json
 from dynlm.store import Windows, fit_projection, from_arrays
 from dynlm.store._projection import write_projection
@@ -332,9 +333,9 @@ def test_a_loss_is_known_by_all_that_it_is_made_of():
     kinds += [losses.weighted((a, losses.each(losses.transition_nll))) for a in (1.0, 100.0)]
     kinds += [losses.nll_by(losses.Strang(steps)) for steps in (2, 3)]
     kinds += [losses.set_simulated(x, simulate=dynlm.rollout) for x in (one, moments)]
-    assert len({_described(kind) for kind in kinds}) == len(kinds)
+    assert len({described(kind) for kind in kinds}) == len(kinds)
     again = losses.set_simulated(one, simulate=dynlm.rollout)
-    assert _described(again) == _described(kinds[-2])
+    assert described(again) == described(kinds[-2])
 
 
 def test_a_run_by_another_solver_is_simulated_by_it(getkey):
