@@ -18,6 +18,7 @@ from . import store as store
 from . import train as train
 from ._fit import Adam as Adam
 from ._fit import fit as fit
+from ._judge import Rows as Rows
 from ._judge import Verdict as Verdict
 from ._judge import judge as judge
 from ._run import Law as Law

@@ -62,11 +62,10 @@ def keep_facts(folder: Path, facts: dict[str, Any], new: bool) -> None:
         old = read_json(folder / RUN)
         # Of parts and versions `train.fit` tells, where they matter.
         free = {"steps", "patience", "format", "dynlm", "jax", "parts"}
-        here = facts
         other = [
-            f"`{name}` is {shown(old.get(name))} there, {shown(here.get(name))} here"
-            for name in sorted({*old, *here} - free)
-            if old.get(name) != here.get(name)
+            f"`{name}` is {shown(old.get(name))} there, {shown(facts.get(name))} here"
+            for name in sorted({*old, *facts} - free)
+            if old.get(name) != facts.get(name)
         ]
         if other:
             raise BadArgument(
