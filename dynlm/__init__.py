@@ -36,12 +36,15 @@ from .trajectory import Trajectory as Trajectory
 from .trajectory import stack as stack
 
 if _TYPE_CHECKING:
+    from . import analysis as analysis
     from . import lm as lm
+    from . import report as report
+    from . import studies as studies
 
 __version__ = _version("dynlm")
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "lm":  # Flax is loaded by those who ask for it
-        return _import_module(".lm", __name__)
+    if name in ("analysis", "lm", "report", "studies"):  # loaded by those who ask for them
+        return _import_module(f".{name}", __name__)
     raise AttributeError(f"module 'dynlm' has no attribute {name!r}")

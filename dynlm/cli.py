@@ -1,4 +1,4 @@
-"""The command line: `dynlm demo`, `export`, `inspect`, `import`, `fit`."""
+"""The command line: `dynlm demo`, `export`, `inspect`, `import`, `fit`, `study`."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 _DESCRIPTION = """Differentiable stochastic dynamics in JAX.
 
 Examples:
-  dynlm demo                          fit and simulate a small neural SDE, under a minute
-  dynlm demo --quiet --json           its results as one line of JSON
+  dynlm demo                          from text to a report, with the model in this package
+  dynlm demo --quick                  the same in about a minute
   dynlm export --model demo --text book.txt --out store
                                       hidden states of a text, for every token and layer
   dynlm export --model gpt2 --prompts prompts.txt --samples 8 --out drawn
@@ -18,6 +18,8 @@ Examples:
   dynlm import walks.csv --out walks  a store of time series that you have
   dynlm fit store --layer 3 --dim 16 --out run
                                       a neural SDE of them, and its scores beside baselines
+  dynlm study store --layer 3 --out study
+                                      what is in the dynamics: all analyses, and a report
 
 Each command has its own --help.
 """
@@ -59,8 +61,7 @@ def _main(arguments: list[str]) -> None:
 def _run(arguments: list[str]) -> None:
     import tyro
 
-    from . import _demo
-    from ._commands import _export, _fit, _import, _inspect
+    from ._commands import _demo, _export, _fit, _import, _inspect, _study
     from ._commands._common import as_typed
     from ._io import BadArgument
 
@@ -70,6 +71,7 @@ def _run(arguments: list[str]) -> None:
         "inspect": (_inspect.Inspect, _inspect.run),
         "import": (_import.Import, _import.run),
         "fit": (_fit.Fit, _fit.run),
+        "study": (_study.Study, _study.run),
     }
     if arguments[0] == "fit":
         arguments = ["fit", *_fit.with_defaults(arguments[1:])]

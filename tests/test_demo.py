@@ -1,3 +1,5 @@
+"""The command that is run first: from nothing to a report."""
+
 import json
 import subprocess
 import sys
@@ -8,33 +10,56 @@ from dynlm.cli import main
 
 
 @pytest.mark.slow
-def test_demo_in_small_mode_learns_and_says_so(tmp_path, capsys):
-    main(["demo", "--steps", "300", "--paths", "64", "--out", str(tmp_path), "--json"])
-    out = capsys.readouterr().out
-    results = json.loads(out.splitlines()[-1])
-    assert results == json.loads((tmp_path / "results.json").read_text())
-    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
-    assert results["held_out_nll_per_step"]["neural SDE"]["minus_linear"]["high"] < 0
-    assert results["held_out_nll_per_step"]["random walk"]["minus_linear"]["mean"] > 0
-    assert results["null_nll_per_step"]["neural SDE"]["minus_linear"]["mean"] > -0.002
-    assert abs(results["sigma_mean"] - 0.7) < 0.05
-    assert results["drift_rms_error"] < 0.5 * results["drift_rms"]
-    distance = results["stationary_total_variation"]
-    assert distance["neural SDE"] < 0.15 < distance["linear, VAR(1)"]
-    assert "known answer" in out and "not part of it yet" in out
+def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
+    out = tmp_path / "demo"
+    main(["demo", "--quick", "--out", str(out), "--json"])
+    told = capsys.readouterr()
+    line = json.loads(told.out.splitlines()[-1])
+    results = json.loads((out / "results.json").read_text())
+    assert [one["label"] for one in line["cards"]] == [
+        "Order in time", "Beyond linear", "What the SDE adds", "Words", "Cause",
+    ]  # fmt: skip
+    assert line["cards"] == results["cards"]
+    failed = {one["id"]: one["error"] for one in results["sections"] if "error" in one}
+    assert not failed
+    ids = [one["id"] for one in results["sections"]]
+    assert ids == [
+        "samples", "order", "worth", "law", "decoding", "causal", "scales", "memory", "residuals",
+        "fields", "passage", "stability", "moments", "depth",
+    ]  # fmt: skip
+    assert line["report"] == str(out / "report.html")
+    page = (out / "report.html").read_text()
+    assert all(one["finding"]["sentence"] in _unescaped(page) for one in results["cards"])
+    assert "in all" in told.err and str(out / "report.html") in told.err
+    # Text has an order: states sampled from a language model are no independent draws.
+    order = results["cards"][0]["finding"]
+    assert order["verdict"] == "above" and order["low"] > 0
+    assert sum(one["compiled"] for one in results["budget"]) > 0
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "fits").rglob("*.json")}
+    main(["demo", "--quick", "--out", str(out), "--quiet"])  # what is done is read
+    again = json.loads((out / "results.json").read_text())
+    assert again["cards"] == results["cards"]
+    assert before and all(path.stat().st_mtime_ns == t for path, t in before.items())
+    assert capsys.readouterr().out == ""
+
+
+def _unescaped(page):
+    import html
+
+    return html.unescape(page)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--paths", "1"], "dynlm: `--paths` is 1. Use 2 to"),
         (["--seed", "-1"], "dynlm: `--seed` is -1"),
         (["--out", "/dev/null/x"], "/dev/null"),
     ],
 )
 def test_a_wrong_argument_gets_a_sentence(arguments, sentence, capsys):
     with pytest.raises(SystemExit) as error:
-        main(["demo", "--quiet", "--steps", "1", "--length", "2", *arguments])
+        main(["demo", "--quiet", "--quick", *arguments])
     assert error.value.code == 2
     err = capsys.readouterr().err
     assert sentence in err and "Traceback" not in err

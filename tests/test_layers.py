@@ -45,7 +45,16 @@ RANK = {
         baselines._pairs baselines._clusters baselines._descent baselines._linear baselines._ou
         baselines._shuffled baselines._expectation baselines._switching baselines._density
         baselines
-        specs _data _run _precision _fit_facts _fit _judge analysis
+        specs _data _run _precision _fit_facts _fit _judge
+        analysis._depth_maps analysis._exact analysis._scales analysis.findings
+        analysis._correlation analysis._depth_noise analysis._fixed_points analysis._gaps
+        analysis._order analysis._states analysis._basins analysis._decomposition
+        analysis._depth analysis._fields analysis._generator analysis._jumps
+        analysis._lipschitz analysis._markov analysis._moments analysis._planes
+        analysis._stationarity analysis._variation analysis._volumes analysis._descent
+        analysis._diffusive analysis._exponents analysis._kramers_moyal
+        analysis._moment_check analysis._potential analysis._residuals analysis._stationary
+        analysis._passage analysis
         lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
         lm._layouts lm._common lm._families lm._normalise
         lm._files lm._match lm._tokenizer lm._sharding
@@ -53,17 +62,25 @@ RANK = {
         lm._load lm._save
         lm._corpus lm.pretrain lm._textfile lm._documents lm._pieces
         lm._identity lm._plan lm._grid lm._passes lm._work lm._export lm
-        bench report studies
+        bench
+        report._place report._checks report._html report._kinds report._figure_schema
+        report._figures report._page report._schema report._write report
+        studies._budget studies._directions studies._frames studies._given studies._openings
+        studies._plan studies._unembedded studies._fits studies._steered studies._token_sums
+        studies._written studies._decoding studies._effects studies._sde
+        studies._sections_fit studies._causal studies._sections_process
+        studies._sections_space studies._sections_text studies._study studies._text studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
-        _commands._inspect _commands._import _commands._fit_options _commands._fit _commands
-        __init__ _demo cli __main__
+        _commands._inspect _commands._import _commands._fit_options _commands._fit
+        _commands._demo _commands._study _commands
+        __init__ cli __main__
         """.split()
     )
 }
 
 # The two halves meet only on disk: `lm` knows nothing of SDEs, and only these know `lm`.
 LM_MAY_IMPORT = set("_types _io _fields _safetensors stats trajectory store train".split())
-MAY_IMPORT_LM = {"studies", "_commands", "_demo", "cli", "__init__"}
+MAY_IMPORT_LM = {"studies", "_commands", "cli", "__init__"}
 
 # Packages too slow to load with `import dynlm`, and the rooms whose modules may load them when
 # they are imported themselves (those rooms are lazy). Elsewhere: inside a function.

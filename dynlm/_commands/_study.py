@@ -1,0 +1,94 @@
+"""`dynlm study`: the SDE of text after Zhang 2024, of any store, with a report."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from .._io import interruptible
+from ..store import open_store
+from ._common import Stopped, check_numbers, print_json
+from ._options import Name, Whole
+
+
+@dataclass(frozen=True)
+class Study:
+    """Study the states of a store as an SDE, and write a report.
+
+    Fits neural SDEs and baselines, checks what may be claimed, and analyses fields, process
+    properties, scales, stability and moments; along depth too, where the store has all layers.
+    With the model that the store came from, it decodes the learned dynamics into words and tests
+    them causally. Killed and called again, fits that were done are read.
+
+    Such as:
+
+      dynlm study store --layer 3 --out study
+      dynlm study store --layer final --model demo --out study
+      dynlm study walks --dim 2 --out study --quick
+
+    Args:
+        store: Folder of a store; `dynlm export` and `dynlm import` make them.
+        layer: Which layer; not needed where there is only one.
+        dim: Principal components of the states, at most.
+        out: Folder for the report, its figures and numbers, and the fits.
+        model: The model that the store came from, for decoding and the causal test.
+        revision: Of the model.
+        by: A column of the store, such as a score of the documents: the gain of the fit and of the
+            linear model in each of its groups.
+        quick: One fit and the main analyses.
+        seeds: Models of each fit.
+        steps: Optimiser steps of each fit.
+        power: Trials of each strength of a planted effect: which effect so many documents could
+            have shown. Takes a fit each.
+        seed: Seed of everything random.
+        json: Print the results as one line of JSON, last.
+        quiet: No progress and no summary.
+    """
+
+    store: Positional[Path]
+    layer: Name = None
+    dim: int = 16
+    out: Path = Path("dynlm-study")
+    model: Name = None
+    revision: Name = None
+    by: Name = None
+    quick: bool = False
+    seeds: Whole = None
+    steps: Whole = None
+    power: int = 0
+    seed: int = 0
+    json: bool = False
+    quiet: bool = False
+
+
+def run(config: Study) -> None:
+    """Fit, analyse, report."""
+    least = {"dim": 1, "seeds": 1, "steps": 1, "power": 0, "seed": 0}
+    check_numbers(config, least)
+    store = open_store(config.store)
+    config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
+    from .. import lm
+    from ..studies import QUICK, Plan, study_store
+    from ..train import Interrupted
+
+    plan = dataclasses.replace(QUICK if config.quick else Plan(), seed=config.seed)
+    changes = {name: getattr(config, name) for name in ("seeds", "steps")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    plan = dataclasses.replace(plan, power=config.power, **changes)
+    model = None if config.model is None else lm.load(config.model, revision=config.revision)
+    try:
+        with interruptible():
+            done = study_store(
+                store, config.layer, config.out, dim=config.dim, plan=plan, model=model,
+                by=config.by, quiet=config.quiet,
+            )  # fmt: skip
+    except (KeyboardInterrupt, Interrupted):
+        raise Stopped(
+            f"stopped. Fits that were finished in {config.out} stay; the same command goes on."
+        ) from None
+    if not config.quiet:
+        print(done.text(), file=sys.stderr if config.json else sys.stdout, flush=True)
+    if config.json:
+        print_json(done.results)

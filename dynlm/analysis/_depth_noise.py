@@ -1,0 +1,88 @@
+"""What a map from layer to layer leaves over: how it grows, and its shape."""
+
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import Float
+
+from .. import stats
+from ..stats import Interval
+from ._depth_maps import Pairs, Sums, steps_of
+from .findings import Finding, finding, withheld
+
+Columns = Float[np.ndarray, "token column"]
+
+
+def growth_parts(sums: Sums, pairs: Pairs) -> dict[str, Columns]:
+    r"""Coefficients of $\log V$, as numbers whose mean over tokens they are: the delta method."""
+    error = sums.errors["law"]
+    mean = error.mean(axis=0)
+    log = np.log(mean / sums.residuals.shape[2])
+    target, apart = pairs[:, 1].astype(float), (pairs[:, 1] - pairs[:, 0]).astype(float)
+    ones, found = np.ones(len(pairs)), {}
+
+    def fit(*columns: Float[np.ndarray, " pair"]) -> Columns | None:
+        x = np.stack(columns, axis=1)
+        if np.linalg.matrix_rank(x) < x.shape[1]:
+            return None
+        c = np.linalg.pinv(x)
+        return c @ log + (error / mean - 1) @ c.T
+
+    if (two := fit(ones, target)) is not None:
+        found |= {"amplitude": two[:, :1], "growth": two[:, 1:]}
+    if (three := fit(ones, target, apart)) is not None:
+        found["slope"] = three[:, 2:]
+    return found
+
+
+def laws_of_growth(
+    sums: Sums, docs: np.ndarray, pairs: Pairs, seed: int
+) -> tuple[Interval | None, Interval | None, Interval | None]:
+    r"""$l$, $a$, and what the law has as zero: the slope in the layers between the two."""
+    one = np.ones((len(docs), 1))
+    parts = growth_parts(sums, pairs)
+    found = {k: stats.ratios(x, one, docs, seed=seed)[0] for k, x in parts.items()}
+    if (log := found.get("amplitude")) is not None:
+        ends = {k: float(np.exp(getattr(log, k))) for k in ("value", "low", "high")}
+        found["amplitude"] = log._replace(**ends)
+    return found.get("growth"), found.get("amplitude"), found.get("slope")
+
+
+@final
+class Shape(NamedTuple):
+    """Numbers whose mean over tokens is the excess kurtosis, or the isotropy."""
+
+    kurtosis: Float[np.ndarray, " token"]
+    isotropy: Float[np.ndarray, " token"]
+
+
+def shape_of(r: Float[np.ndarray, "token dim"]) -> Shape:
+    """Of the residuals of one pair of layers."""
+    variance = np.maximum(np.mean(r**2, axis=0), 1e-300)
+    z = r**2 / variance
+    k = np.mean(z**2, axis=0)
+    kurtosis = np.mean(z**2 - 2 * k * (z - 1), axis=1) - 3
+    c = r.T @ r / len(r)
+    e, q = np.sum(r**2, axis=1), np.sum((r @ c) * r, axis=1)
+    trace, square = max(float(e.mean()), 1e-300), max(float(q.mean()), 1e-300)
+    flat = trace**2 / (r.shape[1] * square)
+    return Shape(kurtosis, flat * (1 + 2 * (e / trace - 1) - 2 * (q / square - 1)))
+
+
+def shape_findings(
+    shapes: list[Shape], docs: np.ndarray, pairs: Pairs, dim: int, seed: int, rounding: bool
+) -> tuple[Finding, ...]:
+    """Whether they are Gaussian, and alike in all directions, from one layer to the next."""
+    kurtosis, isotropy = "excess kurtosis of the residuals", "isotropy of the residuals"
+    if rounding:
+        why = "the law leaves no residuals beyond rounding"
+        return withheld(kurtosis, why), withheld(isotropy, why)
+    some = [one for one, step in zip(shapes, steps_of(pairs), strict=True) if step]
+    both = np.stack([np.mean([getattr(x, k) for x in some], axis=0) for k in Shape._fields], 1)
+    k, flat = stats.ratios(both, np.ones((len(docs), 1)), docs, seed=seed)
+    # Of n isotropic Gaussian residuals E tr C^2 = d (1 + (d + 1)/n), and not d.
+    even = 1 / (1 + (dim + 1) / len(docs))
+    return (
+        finding(kurtosis, k, 0.0, of_null="of Gaussian noise"),
+        finding(isotropy, flat, even, of_null="of isotropic noise in as many tokens"),
+    )

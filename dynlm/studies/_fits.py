@@ -1,0 +1,141 @@
+"""The fits of a study: several noises and losses, several seeds, and the null of the first."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from .. import losses, specs
+from .._fit import Adam, fit
+from .._judge import Rows, shuffled_rows
+from .._run import Run
+from .._types import RandomKey
+from ..trajectory import Trajectory
+from ._given import Given
+from ._plan import Plan
+
+LIKELIHOODS: dict[str, Callable] = {
+    "euler": losses.transition_nll,
+    "local_linear": losses.local_linear_nll,
+    "strang": losses.strang_nll,
+    "zhang": losses.zhang,
+}
+
+
+@final
+class Fits(NamedTuple):
+    """What was fitted.
+
+    Args:
+        runs: By name, as "diagonal, euler"; of several seeds, the one with the least held-out loss.
+        held_out: By name, the least held-out loss of each seed.
+        spread: By name, the standard deviation over seeds of that loss; None of one seed.
+        null: The first fit, made of rows whose states were shuffled in time; None if not asked.
+    """
+
+    runs: dict[str, Run]
+    held_out: dict[str, list[float]]
+    spread: dict[str, float | None]
+    null: Run | None
+
+    @property
+    def main(self) -> Run:
+        """The one that is analysed."""
+        return next(iter(self.runs.values()))
+
+
+def fitted(
+    given: Given,
+    plan: Plan,
+    *,
+    key: RandomKey,
+    out: Path | None = None,
+    null: bool = True,
+    quiet: bool = False,
+) -> Fits:
+    """All fits of a plan; those whose folder in `out` says that they are done are read."""
+    runs, held, spread = {}, {}, {}
+    for number, (diffusion, loss) in enumerate(plan.fits):
+        name = name_of(diffusion, loss)
+        folder = None if out is None else out / f"{diffusion}-{loss}"
+        several = _fit(given.train, given.valid, (diffusion, loss), plan, jr.fold_in(key, number),
+                       folder, quiet)  # fmt: skip
+        run, worth = best_of(several, plan)
+        runs[name], held[name] = run, worth
+        spread[name] = float(np.std(worth, ddof=1)) if len(worth) > 1 else None
+    return Fits(runs, held, spread, _null(given, plan, key, out, quiet) if null else None)
+
+
+def _null(given: Given, plan: Plan, key: RandomKey, out: Path | None, quiet: bool) -> Run:
+    seed = plan.seed + 1
+    several = _fit(
+        shuffled_rows(given.train, seed=seed, burn=plan.burn),
+        shuffled_rows(given.valid, seed=seed + 1, burn=plan.burn),
+        plan.fits[0],
+        plan,
+        jr.fold_in(key, 0),
+        None if out is None else out / "null",
+        quiet,
+    )
+    return best_of(several, plan)[0]
+
+
+def refit(paths: Trajectory, plan: Plan, key: RandomKey) -> Run:
+    """The first fit once more, of other paths; every tenth of them is held out."""
+    number = np.arange(len(paths.ts))
+    rest, held = number[number % 10 > 0], number[number % 10 == 0]
+    rows = Rows(jax.tree.map(lambda x: x[rest], paths), rest)
+    valid = Rows(jax.tree.map(lambda x: x[held], paths), held)
+    one = dataclasses.replace(plan, seeds=1)
+    return _fit(rows, valid, plan.fits[0], one, key, None, True)
+
+
+def name_of(diffusion: str, loss: str) -> str:
+    """A fit by name."""
+    return f"{diffusion}, {loss.replace('_', ' ')}"
+
+
+def best_of(run: Run, plan: Plan) -> tuple[Run, list[float]]:
+    """Of several seeds the one with the least held-out loss, and that of each."""
+    losses_by_row = [np.atleast_1d(np.asarray(row["held_out"], float)) for row in run.log
+                     if row.get("held_out") is not None]  # fmt: skip
+    worth = np.min(np.stack(losses_by_row), axis=0)
+    if run.facts.get("seeds") is None:
+        return run, worth.tolist()
+    return run.seed(int(np.nanargmin(worth))), worth.tolist()
+
+
+def _fit(
+    train: Rows,
+    valid: Rows,
+    wish: tuple[str, str],
+    plan: Plan,
+    key: RandomKey,
+    out: Path | None,
+    quiet: bool,
+) -> Run:
+    diffusion, loss = wish
+    dim = int(train.paths.ys.shape[-1])
+    known: Any = diffusion
+    spec = specs.NeuralSDE(dim, diffusion=known, width=plan.width, rank=plan.rank)
+    return fit(
+        spec,
+        train.paths,
+        held_out=jax.tree.map(np.asarray, valid.paths),
+        loss=LIKELIHOODS[loss],
+        key=key,
+        steps=plan.steps,
+        batch=plan.batch,
+        window=plan.window,
+        burn=plan.burn,
+        every=max(1, plan.steps // 10),
+        optimiser=Adam(),
+        seeds=plan.seeds if plan.seeds > 1 else None,
+        seed=plan.seed,
+        out=out,
+        quiet=quiet,
+    )

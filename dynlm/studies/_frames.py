@@ -1,0 +1,81 @@
+"""The parts of a results document: sections, tables and figures, as plain values."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._io import BadArgument
+from ..analysis.findings import Finding, plain, shown
+from ..predict._table import Failure
+from ..stats import Interval
+
+POINTS = 400  # of a line, or groups of a cloud, that are drawn at most
+
+
+def section(
+    id: str,
+    title: str,
+    asked: str,
+    trust: str,
+    *,
+    findings: Sequence[Finding] = (),
+    found: Sequence[str] = (),
+    tables: Sequence[dict[str, Any]] = (),
+    figures: Sequence[dict[str, Any]] = (),
+    mark: str | None = None,
+) -> dict[str, Any]:
+    """A section; what was found are the findings' own sentences, after those of `found`."""
+    document = {
+        "id": id,
+        "title": title,
+        "asked": asked,
+        "found": [*found, *(one.sentence() for one in findings)],
+        "trust": trust,
+        "findings": plain(list(findings)),
+        "tables": plain(list(tables)),
+        "figures": plain(list(figures)),
+    }
+    return document | ({} if mark is None else {"mark": mark})
+
+
+def guarded(id: str, title: str, asked: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A section, or one that says why there is none: the others stand."""
+    try:
+        return make()
+    except (BadArgument, FloatingPointError, np.linalg.LinAlgError) as error:
+        trust = "Nothing follows from this section."
+        return section(id, title, asked or "This was not answered.", trust) | {"error": str(error)}
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = ""
+) -> dict[str, Any]:
+    """A table; a cell may be a text, a number, nothing, or a number with its interval."""
+    made = {"title": title, "columns": list(columns), "rows": [[cell(x) for x in r] for r in rows]}
+    return made | ({"note": note} if note else {})
+
+
+def cell(x: Any) -> Any:
+    """What stands in a cell."""
+    if isinstance(x, Interval):
+        return plain({"value": x.value, "low": x.low, "high": x.high})
+    if isinstance(x, Finding):
+        return plain({"value": x.value, "low": x.low, "high": x.high})
+    if isinstance(x, Failure):
+        return f"none ({x.reason})"
+    return plain(x)
+
+
+def in_words(found: Interval) -> str:
+    """A number with its interval, in a sentence."""
+    return f"{shown(found.value)} [{shown(found.low)}, {shown(found.high)}]"
+
+
+def some_points(*columns: np.ndarray, most: int = POINTS, seed: int = 0) -> list[np.ndarray]:
+    """The same rows of each, at most so many, drawn once."""
+    count = len(columns[0])
+    if count <= most:
+        return [np.asarray(x) for x in columns]
+    kept = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+    return [np.asarray(x)[kept] for x in columns]

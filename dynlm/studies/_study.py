@@ -1,0 +1,109 @@
+"""`study`: all sections of rows of states, as one results document."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from ..analysis.findings import Finding, plain
+from ._budget import Budget
+from ._frames import guarded
+from ._given import Given
+from ._plan import Plan
+from ._sde import Basis, based
+from ._sections_fit import gain_of, law_section, shuffled_gain, worth_section
+from ._sections_process import (
+    memory_section,
+    order_section,
+    passage_section,
+    residual_section,
+    scales_section,
+)
+from ._sections_space import fields_section, moments_section, stability_section
+
+Sections = list[dict[str, Any]]
+
+
+def dynamics(
+    given: Given,
+    plan: Plan,
+    *,
+    budget: Budget,
+    out: Path | None = None,
+    marks: np.ndarray | None = None,
+    quiet: bool = False,
+) -> tuple[Sections, Basis, Any]:
+    """The sections on rows of states, what they were made from, and the verdict on their order.
+
+    Args:
+        given: The rows.
+        plan: How much is done.
+        budget: Where the time goes.
+        out: Folder of the fits, which are read where they are done.
+        marks: Of training rows, the last state of each sentence.
+        quiet: No bars.
+    """
+    keys = jr.split(jr.fold_in(jr.key(plan.seed), 1), 4)
+    made: Sections = []
+    with budget.stage("order in time"):
+        first, order = order_section(given, plan)
+    made.append(first)
+    b = based(given, plan, budget=budget, out=out, quiet=quiet)
+    made += [worth_section(b.judged, b.fits), law_section(b.judged, b.fits, b.refined)]
+    rest: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
+        ("scales", "Is it diffusive, and at which scale?",
+         lambda: scales_section(given, plan, keys[0], marks)[0]),
+        ("memory", "Memory", lambda: memory_section(b)),
+        ("residuals", "What the fit has missed", lambda: residual_section(b)),
+        ("fields", "Drift and noise", lambda: fields_section(b)),
+        ("passage", "Passages and conditional moments", lambda: passage_section(b, keys[1])),
+        ("stability", "Stability", lambda: stability_section(b, keys[2])),
+        ("moments", "Moments in time", lambda: moments_section(b, keys[3])),
+    ]  # fmt: skip
+    for id, title, make in rest:
+        with budget.stage(title.split(",")[0].rstrip("?").lower()):
+            made.append(guarded(id, title, "", make))
+    return made, b, order
+
+
+def main_cards(b: Basis, order: Any) -> list[dict[str, Any]]:
+    """The figures that matter of every study."""
+    linear, nonlinear = order.findings[:2]
+    return [
+        card("Order in time", linear, "Whether the order of the states holds anything at all."),
+        card("Beyond linear", nonlinear, "Whether a linear model is all there is to learn."),
+        card(
+            "What the SDE adds",
+            gain_of(b.judged.scores, "fit", "gain of the neural SDE over VAR(1)"),
+            f"Beside it: {_lower(shuffled_gain(b.judged).sentence())}",
+        ),
+    ]
+
+
+def card(label: str, found: Finding, why: str) -> dict[str, Any]:
+    """A figure that matters, and why."""
+    return {"label": label, "finding": plain(found), "why": why}
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def facts(given: Given, plan: Plan, b: Basis) -> dict[str, Any]:
+    """What was studied, for the foot of the page."""
+    law = b.run.law
+    return given.about | {
+        "dimension": given.dim,
+        "documents of the test": len(np.unique(given.test.docs)),
+        "fits": "; ".join(b.fits.runs),
+        "optimiser steps": plan.steps,
+        "scheme": law.scheme or "none",
+        "step": "uneven" if law.step is None else law.step,
+        "seed": plan.seed,
+        "dynlm": version("dynlm"),
+        "jax": jax.__version__,
+    }

@@ -1,0 +1,282 @@
+"""Coarse-graining against loops; jump tests on processes with and without jumps; the fair scale."""
+
+from collections import namedtuple
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+
+from dynlm import Trajectory, stack
+from dynlm._io import BadArgument
+from dynlm.analysis._diffusive import Fairness, Margins, diffusive, judged
+from dynlm.analysis._jumps import (
+    GAP,
+    MixtureSize,
+    gaussian_tail,
+    jumps,
+    mixture_gaps,
+    steps_of,
+)
+from dynlm.analysis._scales import coarse, sentence_means
+from dynlm.analysis.findings import Verdict, stated, withheld
+
+SMALL = MixtureSize(width=16, steps=150, batch=128, train=2**11, held=2**9, test=2**11)
+
+
+def batch(ys, lengths=None, fill=0.0, dtype=np.float32):
+    """Paths of any lengths; what stands in padding is `fill`."""
+    ys = np.array(ys, dtype)
+    lengths = np.full(len(ys), ys.shape[1]) if lengths is None else np.asarray(lengths)
+    mask = np.arange(ys.shape[1]) < lengths[:, None]
+    ys[~mask] = fill
+    ts = np.minimum(np.arange(ys.shape[1]), lengths[:, None] - 1).astype(dtype)
+    one = jax.tree.structure(Trajectory.from_arrays(np.zeros((2, 1))))
+    return jax.tree.unflatten(one, jax.device_put((ts, ys, mask)))
+
+
+def process(rng, paths, steps, noise, back=0.05):
+    """x' = (1 - back) x + noise."""
+    x, states = np.zeros(paths), []
+    for _ in range(steps + 60):
+        x = (1 - back) * x + noise(rng, paths)
+        states.append(x)
+    return np.array(states[60:]).T[:, :, None]
+
+
+def gaussian(rng, paths):
+    return rng.standard_normal(paths)
+
+
+def jumping(rng, paths):
+    """A Gaussian step, and a tenth of the time a jump four times as large."""
+    return rng.standard_normal(paths) + 4 * rng.standard_normal(paths) * (rng.random(paths) < 0.1)
+
+
+def compound(rng, paths):
+    """The sum of a Poisson number of normal jumps, three on average."""
+    return np.sqrt(rng.poisson(3.0, paths)) * rng.standard_normal(paths)
+
+
+@pytest.mark.parametrize("how", ["strided", "averaged"])
+@pytest.mark.parametrize("width", [1, 3, 50])
+def test_coarse_paths_are_those_of_loops(how, width):
+    rng, lengths = np.random.default_rng(0), [11, 1, 2, 7, 12]
+    ys = rng.standard_normal((5, 12, 2))
+    found = coarse(batch(ys, lengths, np.nan), width, how, burn=1)
+    for i, n in enumerate(lengths):
+        if how == "strided":
+            kept = [(float(k), ys[i, k]) for k in range(1, n, width)]
+        else:
+            starts = range(1, n - width + 1, width)
+            kept = [(k + (width - 1) / 2, ys[i, k : k + width].mean(axis=0)) for k in starts]
+        mask = np.asarray(found.mask[i])
+        assert mask.sum() == len(kept) and not np.diff(mask.astype(int)).clip(0).any()
+        for k, (t, y) in enumerate(kept):
+            assert float(found.ts[i, k]) == pytest.approx(t)
+            np.testing.assert_allclose(found.ys[i, k], y, rtol=1e-5)
+        assert np.isfinite(np.asarray(found.ys[i])).all()
+        assert (np.diff(np.asarray(found.ts[i])) >= 0).all()
+
+
+def test_a_way_that_is_none_is_refused(unchecked):
+    with pytest.raises(BadArgument, match="`how` is 'mean'"):
+        coarse(batch(np.zeros((2, 9, 1))), 2, "mean")
+
+
+def test_a_coarse_step_lasts_as_many_steps_and_keeps_an_ou_process_one():
+    ys = process(np.random.default_rng(1), 200, 121, gaussian, back=0.2)
+    found = coarse(batch(ys), 4, burn=1)
+    np.testing.assert_array_equal(np.diff(np.asarray(found.ts)), 4.0)
+    x, y = (np.asarray(found.ys)[:, a, 0].ravel() for a in (slice(None, -1), slice(1, None)))
+    assert abs(x @ y / (x @ x) - 0.8**4) < 4 / np.sqrt(len(x))
+
+
+def test_means_of_sentences_are_those_of_loops():
+    ys = np.random.default_rng(2).standard_normal((2, 9, 2))
+    marks = np.zeros((2, 9), bool)
+    marks[0, [0, 3, 4, 8]] = marks[1, [2, 7]] = True
+    found = sentence_means(batch(ys, [8, 9], np.nan), marks, burn=1)
+    wanted = [[(1, 4), (4, 5)], [(1, 3), (3, 8)]]  # what has no end or is padding is left out
+    for i, spans in enumerate(wanted):
+        assert np.asarray(found.mask[i]).sum() == len(spans)
+        for k, (a, b) in enumerate(spans):
+            np.testing.assert_allclose(found.ys[i, k], ys[i, a:b].mean(axis=0), rtol=1e-5)
+            assert float(found.ts[i, k]) == pytest.approx((a + b - 1) / 2)
+    with pytest.raises(BadArgument, match="`marks` has shape"):
+        sentence_means(batch(ys), marks[:1])
+
+
+def test_jump_tests_know_the_law_of_the_residuals():
+    """A Gaussian mixture's bipower ratio, kurtosis and tail are known in closed form."""
+    rng, docs = np.random.default_rng(3), np.arange(150)
+    still = jumps(batch(process(rng, 150, 101, gaussian)), docs)
+    assert [one.verdict for one in still.findings] == [Verdict.LEVEL] * 3
+    found = jumps(batch(process(rng, 150, 101, jumping)), docs)
+    variance, fourth = 1 + 0.1 * 16, 3 * (0.9 + 0.1 * 17**2)
+    ratio = (0.9 + 0.1 * np.sqrt(17)) ** 2 / variance  # (pi/2) E|e|^2 over E e^2
+    law = (scipy.stats.norm(), scipy.stats.norm(scale=np.sqrt(17)))
+
+    def survival(x):
+        return 2 * (0.9 * law[0].sf(x) + 0.1 * law[1].sf(x))
+
+    q = scipy.optimize.brentq(lambda x: survival(x) - 0.02, 0.1, 30)
+    tail = scipy.integrate.quad(lambda x: survival(x) / x / 0.02, q, np.inf)[0]
+    wanted = ratio, fourth / variance**2 - 3, tail
+    for one, truth, verdict in zip(found.findings, wanted, ("below", "above", "above")):
+        assert one.verdict.value == verdict
+        assert one.low is not None and one.high is not None and one.value is not None
+        error = (one.high - one.low) / 4
+        assert abs(one.value - truth) < 4 * error + 0.01 * truth, one.what
+    assert found.residuals.shape == (found.transitions, 1) == (150 * 99, 1)
+
+
+def test_the_tail_of_a_gaussian_is_its_integral():
+    for share in (0.01, 0.05):
+        q = scipy.stats.norm.isf(share / 2)
+        exact = 2 * scipy.integrate.quad(lambda x: scipy.stats.norm.sf(x) / x, q, np.inf)[0] / share
+        assert gaussian_tail(share) == pytest.approx(exact, rel=1e-3)
+
+
+def test_noise_that_depends_on_the_state_is_no_jump():
+    """Raw residuals of this diffusion have heavy tails; over their standard deviation none."""
+    x, states, rng = np.zeros(200), [], np.random.default_rng(4)
+    for _ in range(120):
+        x = 0.97 * x + 0.2 * np.exp(0.7 * np.tanh(x)) * rng.standard_normal(200)
+        states.append(x)
+    ys = np.array(states[40:]).T[:, :, None]
+    found = jumps(batch(ys), np.arange(200)).findings[1]
+    steps = steps_of(batch(ys), np.arange(200), seed=0, burn=1, most=2**15)
+    assert scipy.stats.kurtosis(steps.linear[:, 0]) > 0.3
+    assert abs(found.value) < 0.1
+
+
+def test_padding_and_float64(x64):
+    rng = np.random.default_rng(5)
+    ys, lengths = process(rng, 60, 40, jumping).astype("f4"), rng.integers(3, 41, 60)
+    for width in (1, 2):
+        grained = [
+            jumps(coarse(batch(ys, lengths, fill, d), width), np.arange(60), burn=0)
+            for fill, d in ((0.0, "f4"), (np.nan, "f4"), (np.nan, "f8"))
+        ]
+        assert grained[0].findings == grained[1].findings
+        for one, other in zip(grained[0].findings, grained[2].findings):
+            assert one.value == pytest.approx(other.value, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def gaps():
+    """The mixture's gain on residuals with and without jumps, of one program."""
+    rng, docs = np.random.default_rng(6), np.arange(100)
+    scales = [
+        steps_of(batch(process(rng, 100, 61, noise)), docs, seed=0, burn=1, most=2**15)
+        for noise in (gaussian, jumping)
+    ]
+    return mixture_gaps(scales, key=jr.key(0), seed=0, level=0.95, size=SMALL)
+
+
+@pytest.mark.slow
+def test_the_mixture_gains_what_the_shape_is_worth(gaps):
+    """The entropy of a Gaussian of equal variance less that of the mixture."""
+    level, above = gaps
+    assert abs(level.value) < 0.02 and level.high < 0.03
+    density = lambda x: (  # noqa: E731
+        0.9 * scipy.stats.norm.pdf(x) + 0.1 * scipy.stats.norm.pdf(x, scale=np.sqrt(17))
+    )
+    entropy = 2 * scipy.integrate.quad(lambda x: -density(x) * np.log(density(x)), 0, 40)[0]
+    worth = 0.5 * np.log(2 * np.pi * np.e * (1 + 0.1 * 16)) - entropy
+    assert above.verdict is Verdict.ABOVE
+    assert 0.7 * worth < above.value < 1.25 * worth, worth
+
+
+Case = namedtuple("Case", "noise back fairness scale")
+CASES = {
+    "OU": Case(gaussian, 0.05, Fairness.FAIR, {1}),
+    "jump-diffusion": Case(jumping, 0.05, Fairness.JUMPS, {None}),
+    "compound Poisson": Case(compound, 0.0, Fairness.FAIR, {4, 8}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_scale_from_which_a_diffusion_is_fair(name):
+    """Sums of ever more jumps become Gaussian; those that a drift takes back in time do not."""
+    case = CASES[name]
+    ys = process(np.random.default_rng(7), 120, 321, case.noise, case.back)
+    widths = (1, 4, 8, 16)
+    found = diffusive(batch(ys), np.arange(120), key=jr.key(0), widths=widths, mixture=False)
+    assert found.fairness is case.fairness and found.scale in case.scale
+    assert found.scales[0].fairness is (Fairness.FAIR if name == "OU" else Fairness.JUMPS)
+    assert len(found.findings) == 1 + 3 * len(widths)
+    assert found.findings[0].verdict is (Verdict.STATED if found.scale else Verdict.WITHHELD)
+    kurtosis = [float(scale.findings[1].value or 0) for scale in found.scales]
+    if name == "compound Poisson":
+        # The excess kurtosis of a Poisson number of normal jumps is 3 over its mean.
+        np.testing.assert_allclose(kurtosis, 1 / np.array(widths), atol=0.3)
+        assert kurtosis[0] > 0.7
+
+
+@pytest.mark.slow
+def test_all_tests_at_all_scales_with_sentences():
+    """One program trains the densities of every scale."""
+    rng = np.random.default_rng(8)
+    ys = process(rng, 80, 121, jumping)
+    marks = rng.random((80, 121)) < 0.25
+    how = dict(key=jr.key(1), widths=(1, 2, 4), marks=marks, size=SMALL)
+    found = diffusive(batch(ys), np.arange(80), **how)
+    assert [one.name for one in found.scales] == ["1 step", "2 steps", "4 steps", "sentences"]
+    assert 3.5 < found.scales[3].width < 4.5
+    gaps = [one.findings[3] for one in found.scales]
+    assert all(gap.what == GAP for gap in gaps)
+    assert [gap.verdict for gap in gaps[:2]] == [Verdict.ABOVE] * 2
+    worth = [float(gap.value or 0) for gap in gaps]
+    assert worth[0] > worth[1] > worth[2]
+    assert found.fairness is Fairness.JUMPS and "jumps at 1 step" in found.findings[0].note
+    part = diffusive(batch(ys), np.arange(80), **(how | dict(marks=None, mixture=(2,))))
+    assert [len(one.findings) for one in part.scales] == [3, 4, 3]
+
+
+def test_few_steps_decide_nothing():
+    rng = np.random.default_rng(9)
+    ys = process(rng, 30, 17, gaussian)
+    found = diffusive(batch(ys), np.arange(30), key=jr.key(0), widths=(1, 4, 8), mixture=False)
+    assert found.fairness is Fairness.UNDECIDED and found.scale is None
+    assert "not enough steps" in found.findings[0].sentence()
+    assert found.scales[2].findings[0].verdict is Verdict.WITHHELD
+
+
+def test_a_scale_is_judged_by_the_far_ends():
+    def one(value, half, null):
+        found = stated("number", value, null)
+        return found._replace(low=value - half, high=value + half)
+
+    margins, fair = Margins(), [one(0.98, 0.03, 1.0), one(0.1, 0.2, 0.0), one(0.13, 0.02, 0.13)]
+    assert judged(fair, margins) is Fairness.FAIR
+    assert judged([*fair, withheld(GAP, "few")], margins) is Fairness.FAIR
+    assert judged([*fair, one(0.009, 0.002, 0.0)], margins) is Fairness.UNDECIDED
+    assert judged([*fair, one(0.02, 0.002, 0.0)], margins) is Fairness.JUMPS
+    assert judged([*fair, one(-0.02, 0.002, 0.0)], margins) is Fairness.FAIR
+    for i, wrong in enumerate((one(0.8, 0.1, 1.0), one(1.0, 0.2, 0.0), one(0.3, 0.1, 0.13))):
+        assert judged([*fair[:i], wrong, *fair[i + 1 :]], margins) is Fairness.JUMPS
+    assert judged([one(1.2, 0.1, 1.0), *fair[1:]], margins) is Fairness.FAIR
+    assert judged([withheld("ratio", "few"), *fair[1:]], margins) is Fairness.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (dict(widths=(4, 2)), "`widths` is"),
+        (dict(widths=(0,)), "`width` is 0"),
+        (dict(docs=np.arange(3)), "`docs` has shape"),
+        (dict(share=0.9), "`share` is 0.9"),
+        (dict(burn=99), "`burn` is 99"),
+        (dict(paths=Trajectory.from_arrays(np.zeros((5, 1)))), "Pass a batch"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused(change, match):
+    walk = np.random.default_rng(10).standard_normal((20, 9, 1))
+    paths = stack([Trajectory.from_arrays(ys) for ys in walk])
+    given = dict(paths=paths, docs=np.arange(20), key=jr.key(0), mixture=False)
+    with pytest.raises(BadArgument, match=match):
+        diffusive(**(given | change))

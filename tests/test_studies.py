@@ -1,0 +1,174 @@
+"""Studies of processes that are known: what they conclude, and that every figure stands beside."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dynlm
+from dynlm import studies
+from dynlm._io import BadArgument
+from dynlm.cli import main
+from dynlm.store import from_arrays
+from dynlm.studies._budget import Budget
+from dynlm.studies._sections_text import grouped
+
+SMALL = dataclasses.replace(
+    studies.QUICK, steps=60, width=16, scales=(1, 4), exponents=40, replicas=2, states=32
+)
+
+
+def double_well(seed, count=80, length=40):
+    """A double well seen at steps of one half, in one dimension of unit variance."""
+    rng = np.random.default_rng(seed)
+    x = np.where(np.arange(count) % 2, 1.0, -1.0)
+    out = []
+    for _ in range(length):
+        out.append(x)
+        for _ in range(25):
+            x = x + 0.02 * (x - x**3) * 2 + 0.7 * np.sqrt(0.02) * rng.normal(size=count)
+    ys = np.stack(out, axis=1)[:, :, None]
+    return ((ys - ys.mean()) / ys.std()).astype(np.float32)
+
+
+def autoregression(seed, count=80, length=40, dim=2):
+    rng = np.random.default_rng(seed)
+    matrix = 0.8 * np.array([[0.8, -0.4], [0.4, 0.8]])
+    x, out = rng.normal(size=(count, dim)), []
+    for _ in range(length):
+        out.append(x)
+        x = x @ matrix.T + 0.7 * rng.normal(size=(count, dim))
+    return np.stack(out, axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """One study of a double well, whose parts the tests look at."""
+    folder = tmp_path_factory.mktemp("well")
+    plan = dataclasses.replace(SMALL, steps=300, fits=(("diagonal", "euler"),))
+    return studies.study(double_well(0), None, folder, plan=plan, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_double_well_is_nonlinear_and_the_fit_gains(studied):
+    sections = {one["id"]: one for one in studied.results["sections"]}
+    assert not [one for one in sections.values() if "error" in one]
+    assert "no linear model holds" in sections["order"]["found"][0]
+    assert studied.results["cards"][1]["finding"]["verdict"] == "above"
+    points = sections["stability"]["tables"][0]["rows"]
+    assert len(points) >= 3  # two wells and the top between them
+    assert {row[2] for row in points} == {"yes", "no"}
+    assert json.loads((studied.page.parent / "results.json").read_text())["cards"]
+
+
+@pytest.mark.slow
+def test_every_claim_stands_beside_its_null(studied):
+    for one in studied.results["sections"]:
+        for found in one["findings"]:
+            if found["verdict"] in ("above", "below", "level"):
+                assert found["null"] is not None and found["low"] <= found["high"]
+                if found["verdict"] == "level":
+                    assert "not told apart" in found["sentence"] or found["note"]
+            if found["verdict"] == "withheld":
+                assert found["note"] and found["value"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [(lambda x: x, "linear model of the next state suffices"), ("shuffled", "No dynamics beyond")],
+)
+def test_what_is_linear_or_shuffled_is_called_so(make, word):
+    ys = autoregression(1)
+    if make == "shuffled":
+        rng = np.random.default_rng(2)
+        ys = np.stack([rng.permutation(row) for row in ys])
+    given = studies.given_paths(ys)
+    from dynlm.studies._sections_process import order_section
+
+    assert word in order_section(given, SMALL)[0]["found"][0]
+
+
+def test_documents_stay_whole_and_are_divided():
+    docs = np.repeat(np.arange(30), 2)
+    given = studies.given_paths(autoregression(3, count=60), docs)
+    parts = [set(part.docs.tolist()) for part in (given.train, given.valid, given.test)]
+    assert set.union(*parts) == set(range(30)) and sum(map(len, parts)) == 30
+    assert given.dim == 2 and given.about["documents"] == 30
+    assert all(np.array_equal(np.unique(p.docs, return_counts=True)[1], [2] * len(set(p.docs)))
+               for p in (given.train, given.valid, given.test))  # fmt: skip
+
+
+def test_a_store_without_documents_to_hold_out_is_refused(tmp_path):
+    walks = [(y, np.arange(40.0)) for y in autoregression(4, count=3)]
+    store = from_arrays(tmp_path / "s", walks, shares={"train": 1.0}, quiet=True)
+    with pytest.raises(BadArgument, match="none for valid, test"):
+        studies.given_store(store)
+    with pytest.raises(BadArgument, match="`layer` is 7"):
+        studies.given_store(store, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"fits": ()}, "`fits` is empty"),
+        ({"fits": (("round", "euler"),)}, "diffusion 'round'"),
+        ({"fits": (("full", "least squares"),)}, "loss 'least squares'"),
+        ({"fits": (("full", "euler"),) * 2}, "twice"),
+        ({"steps": 0}, "`steps` is 0"),
+        ({"replicas": 1}, "`replicas` is 1"),
+        ({"scales": (0, 1)}, "`scales`"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(change, word):
+    with pytest.raises(BadArgument, match=word):
+        dataclasses.replace(SMALL, **change)
+
+
+def test_the_budget_counts_what_is_compiled(capsys):
+    import jax
+
+    budget = Budget(quiet=False)
+    with budget.stage("one"):
+        jax.jit(lambda x: jnp.sin(x) + len("a new program"))(jnp.ones(3)).block_until_ready()
+    with budget.stage("two"):
+        pass
+    one, two = budget.stages
+    assert one.compile_seconds > 0 and two.compile_seconds == 0 and two.compiled == 0
+    assert "in all" in budget.table() and "[1] one" in capsys.readouterr().err
+
+
+def test_groups_are_values_or_quarters():
+    labels = [label for label, _ in grouped(np.array([0.0, 4.0, 4.0, 1.0]))]
+    assert labels == ["0", "1", "4"]
+    quarters = grouped(np.arange(100.0))
+    assert [len(at) for _, at in quarters] == [25, 25, 25, 25]
+    assert sorted(np.concatenate([at for _, at in quarters])) == list(range(100))
+
+
+@pytest.mark.slow
+def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
+    """Documents of score 1 are an autoregression, those of 0 are independent states."""
+    ys, rng = autoregression(5, count=120), np.random.default_rng(6)
+    score = np.arange(120) % 2
+    ys[score == 0] = rng.normal(size=ys[score == 0].shape).astype(np.float32)
+    series = [(y, np.arange(float(len(y)))) for y in ys]
+    from_arrays(tmp_path / "s", series, columns={"score": score.tolist()},
+                shares={"train": 0.6, "valid": 0.1, "test": 0.3}, quiet=True)  # fmt: skip
+    arguments = ["study", str(tmp_path / "s"), "--dim", "2", "--out", str(tmp_path / "out")]
+    main([*arguments, "--by", "score", "--quick", "--steps", "40", "--json", "--quiet"])
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    groups = next(one for one in results["sections"] if one["id"] == "groups")
+    assert "error" not in groups
+    none, some = groups["tables"][0]["rows"]
+    assert (none[0], some[0]) == ("0", "1") and none[1] + some[1] == 36
+    assert some[2]["low"] > 0.1 > none[2]["high"]  # the linear model gains where there is order
+    with pytest.raises(SystemExit):
+        main([*arguments, "--by", "grade", "--quick", "--quiet"])
+    assert "grade" in capsys.readouterr().err
+
+
+def test_the_front_door_loads_studies_late():
+    assert dynlm.studies is studies and dynlm.analysis.order and dynlm.report.write_report
