@@ -163,9 +163,12 @@ def judge(
         embedding = baselines.embedding(train.paths, docs=train.docs, burn=burn)
     fine, ok, reason = _refined(run, test.paths, fine_key)
     if embedding is None:
-        ok, reason = False, f"{reason} With uneven gaps it was not checked that they may be."
+        ok, reason = (
+            False,
+            f"{_stopped(reason)} With uneven gaps it was not checked that they may be.",
+        )
     elif not embedding.ok:
-        ok, reason = False, f"{reason} The linear one-step model: {embedding.reason}"
+        ok, reason = False, f"{_stopped(reason)} The linear one-step model: {embedding.reason}"
     gain = scores.models["fit"].gain
     if isinstance(gain, Interval) and gain.high is not None and gain.high < 0:
         ok, reason = (
@@ -254,6 +257,10 @@ def _check_step(law: Law, paths: Trajectory) -> None:
         )
 
 
+def _stopped(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
 def _end(x: float | None) -> str:
     return "?" if x is None or not np.isfinite(x) else f"{x:.4f}"
 
@@ -281,7 +288,7 @@ def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | 
         return None, False, "the loss names no scheme, so it is not known what was fitted."
     if law.scheme not in (*SCHEMES, *SOLVERS):
         return None, False, f"{law.scheme} was not checked: `rollout` does not take it."
-    if law.scheme in SCHEMES and law.scheme != "euler":
+    if law.scheme in SCHEMES:
         sde, scheme = run.model, SCHEMES[law.scheme]()
     else:
         sde, scheme = solved_by(run)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, final
 import jax
 import numpy as np
 
-from .._io import BadArgument
+from .._io import BadArgument, counted
 from ..stats import Interval
 
 
@@ -93,7 +93,7 @@ def finding(
     if not math.isfinite(value):
         return withheld(what, note or "it is not a finite number")
     if not (math.isfinite(low) and math.isfinite(high)):
-        few = f"there {'is' if found.documents == 1 else 'are'} {found.documents} of what it is over"
+        few = f"it is over {counted(found.documents, 'document')}, too few for an interval"
         return Finding(what, value, None, None, null, Verdict.STATED, unit, of_null, note or few)
     verdict = Verdict.ABOVE if low > null else Verdict.BELOW if high < null else Verdict.LEVEL
     return Finding(what, value, low, high, null, verdict, unit, of_null, note, found.level)

@@ -139,7 +139,7 @@ def _check_refinement(
             raise BadArgument(f"`{name}` is {value}. Use {least} or more.")
 
 
-def _observed(paths: Trajectory, states: int) -> tuple[Array, Array, Array]:
+def _observed(paths: Trajectory, states: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times, states and the gaps after them, evenly spread over all that were seen."""
     ts = np.asarray(paths.ts)
     gap = np.diff(ts, axis=1)
@@ -149,14 +149,14 @@ def _observed(paths: Trajectory, states: int) -> tuple[Array, Array, Array]:
     which = np.unique(np.linspace(0, len(row) - 1, min(states, len(row))).round().astype(int))
     row, k = row[which], k[which]
     ys = np.asarray(paths.ys)[row, k]
-    return jnp.asarray(ts[row, k]), jnp.asarray(ys), jnp.asarray(gap[row, k])
+    return ts[row, k], ys, gap[row, k]
 
 
 def _steps(
     sde: SDE,
-    t: Array,
-    y: Array,
-    gap: Array,
+    t: np.ndarray,
+    y: np.ndarray,
+    gap: np.ndarray,
     number: int,
     factor: int,
     draws: int,
@@ -164,12 +164,14 @@ def _steps(
     key: RandomKey,
 ) -> Float[Array, "state draw time dim"]:
     """`number` data steps from each state, `draws` times, and the states after each."""
-    t, y, gap = (jnp.repeat(x, draws, axis=0) for x in (t, y, gap))
-    ts = t[:, None] + gap[:, None] * jnp.arange(number + 1, dtype=t.dtype)[None, :]
+    t, y, gap = (np.repeat(x, draws, axis=0) for x in (t, y, gap))
+    ts = t[:, None] + gap[:, None] * np.arange(number + 1, dtype=t.dtype)[None, :]
     if isinstance(scheme, dfx.AbstractSolver):
-        ys = rollout(sde, y, ts, key=key, scheme=scheme, substeps=factor).ys
+        ys = rollout(sde, jnp.asarray(y), jnp.asarray(ts), key=key, scheme=scheme, substeps=factor)
+        ys = ys.ys
     elif hasattr(scheme, "sample"):
-        ys = _sampled(sde, y, ts, factor, scheme, jr.split(key, len(y)))
+        # The number of steps is an argument, so that all factors share one program.
+        ys = _sampled(sde, y, ts, np.int32(factor), scheme, key)
     else:
         raise BadArgument(
             f"`scheme` is {scheme!r}. Pass a Diffrax solver, as `diffrax.Euler()`, or a scheme "
@@ -180,7 +182,7 @@ def _steps(
 
 @eqx.filter_jit
 def _sampled(
-    sde: SDE, ys: Array, ts: Array, factor: int, scheme: Any, keys: Array
+    sde: SDE, ys: Any, ts: Any, factor: Any, scheme: Any, key: RandomKey
 ) -> Float[Array, "path time dim"]:
     def one(y: State, ts: Float[Array, " time"], key: RandomKey) -> Float[Array, "time dim"]:
         def step(y: State, x: tuple[Array, Array, RandomKey]) -> tuple[State, State]:
@@ -193,11 +195,11 @@ def _sampled(
             y = lax.fori_loop(0, factor, fine, y)
             return y, y
 
-        h = jnp.diff(ts) / factor
+        h = jnp.diff(ts) / jnp.asarray(factor, ts.dtype)
         later = lax.scan(step, y, (ts[:-1], h, jr.split(key, len(h))))[1]
         return jnp.concatenate([y[None], later])
 
-    return jax.vmap(one)(ys, ts, keys)
+    return jax.vmap(one)(jnp.asarray(ys), jnp.asarray(ts), jr.split(key, len(ys)))
 
 
 def _within(ends: Float[np.ndarray, "state draw dim"]) -> Square:

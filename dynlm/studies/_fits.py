@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 
 from .. import losses, specs
+from .._data import noise_of, windows_of
 from .._fit import Adam, fit
 from .._judge import Rows, shuffled_rows
 from .._run import Run
@@ -99,6 +100,11 @@ def name_of(diffusion: str, loss: str) -> str:
     return f"{diffusion}, {loss.replace('_', ' ')}"
 
 
+def noise_scale(paths: Trajectory) -> float:
+    """The power of two nearest to what `fit` would take: alike for fits that can share programs."""
+    return float(2.0 ** np.round(np.log2(noise_of(windows_of(paths, 2)))))
+
+
 def best_of(run: Run, plan: Plan) -> tuple[Run, list[float]]:
     """Of several seeds the one with the least held-out loss, and that of each."""
     losses_by_row = [np.atleast_1d(np.asarray(row["held_out"], float)) for row in run.log
@@ -121,7 +127,8 @@ def _fit(
     diffusion, loss = wish
     dim = int(train.paths.ys.shape[-1])
     known: Any = diffusion
-    spec = specs.NeuralSDE(dim, diffusion=known, width=plan.width, rank=plan.rank)
+    scale = noise_scale(train.paths)
+    spec = specs.NeuralSDE(dim, diffusion=known, width=plan.width, rank=plan.rank, scale=scale)
     return fit(
         spec,
         train.paths,

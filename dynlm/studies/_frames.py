@@ -10,6 +10,7 @@ from ..analysis.findings import Finding, plain, shown
 from ..predict._table import Failure
 from ..stats import Interval
 
+SENTENCES = 6  # of findings that are said at once; all of them stand in their table
 POINTS = 400  # of a line, or groups of a cloud, that are drawn at most
 
 
@@ -24,13 +25,14 @@ def section(
     tables: Sequence[dict[str, Any]] = (),
     figures: Sequence[dict[str, Any]] = (),
     mark: str | None = None,
+    most: int = SENTENCES,
 ) -> dict[str, Any]:
-    """A section; what was found are the findings' own sentences, after those of `found`."""
+    """A section; what was found are sentences of the first findings, after those of `found`."""
     document = {
         "id": id,
         "title": title,
         "asked": asked,
-        "found": [*found, *(one.sentence() for one in findings)],
+        "found": [*found, *(one.sentence() for one in findings[:most])],
         "trust": trust,
         "findings": plain(list(findings)),
         "tables": plain(list(tables)),

@@ -7,6 +7,10 @@ from typing import Any, final
 from .._io import BadArgument
 
 DIFFUSIONS = ("scalar", "diagonal", "lowrank", "full")
+SECTIONS = (
+    "scales", "memory", "residuals", "fields", "passage", "stability", "moments",
+    "decoding", "causal", "depth",
+)  # fmt: skip
 LOSSES = ("euler", "local_linear", "strang", "zhang")
 
 
@@ -25,6 +29,8 @@ class Plan:
         window: States in a window.
         seeds: Models of each fit, which differ in their first weights and their batches.
         horizons: Steps ahead that forecasts are scored at.
+        mixture_steps: Optimiser steps of the mixture density among the baselines.
+        switching_starts: Starts of the switching model among them.
         power: Trials of each strength of a planted effect; 0 leaves the power out.
         scales: Widths of coarse-graining in time.
         mixture: Whether the gap between a Gaussian and a mixture step is measured at each scale.
@@ -32,6 +38,8 @@ class Plan:
         exponents: Steps of the fit that Lyapunov exponents are taken over.
         replicas: Independent paths that they are taken of.
         steer: Texts that are sampled with predicted steps added; 0 leaves that out.
+        draws: Simulated states of each forecast that is decoded into words.
+        skip: Sections to leave out, of SECTIONS.
         burn: States at the start of each row whose transitions are left out.
         seed: Of everything random.
     """
@@ -50,6 +58,8 @@ class Plan:
     window: int = 32
     seeds: int = 3
     horizons: tuple[int, ...] = (1, 4, 16)
+    mixture_steps: int = 2000
+    switching_starts: int = 4
     power: int = 0
     scales: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     mixture: bool = True
@@ -57,6 +67,8 @@ class Plan:
     exponents: int = 2000
     replicas: int = 8
     steer: int = 64
+    draws: int = 32
+    skip: tuple[str, ...] = ()
     burn: int = 1
     seed: int = 0
 
@@ -73,10 +85,14 @@ class Plan:
         if len(set(self.fits)) < len(self.fits):
             raise BadArgument(f"`fits` is {self.fits}, with one of them twice. Name each once.")
         least = dict(steps=1, width=1, rank=1, batch=1, window=2, seeds=1, power=0, states=2)
-        least |= dict(exponents=10, replicas=2, steer=0, burn=0, seed=0)
+        least |= dict(exponents=10, replicas=2, steer=0, draws=2, burn=0, seed=0)
+        least |= dict(mixture_steps=1, switching_starts=1)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise BadArgument(f"`{name}` is {getattr(self, name)}. Use {low} or more.")
+        odd = sorted(set(self.skip) - set(SECTIONS))
+        if odd:
+            raise BadArgument(f"`skip` has {odd[0]!r}. Use some of {', '.join(SECTIONS)}.")
         if not self.scales or any(k < 1 for k in self.scales):
             raise BadArgument(f"`scales` is {self.scales}. Use whole numbers from 1 on.")
 
@@ -91,6 +107,8 @@ DEMO = Plan(
     width=64,
     seeds=1,
     horizons=(),
+    mixture_steps=600,
+    switching_starts=2,
     mixture=False,
     states=64,
     exponents=400,
@@ -98,5 +116,13 @@ DEMO = Plan(
     steer=0,
 )
 QUICK = dataclasses.replace(
-    DEMO, fits=(("diagonal", "euler"),), steps=500, scales=(1, 4, 16), exponents=200
+    DEMO,
+    fits=(("diagonal", "euler"),),
+    steps=400,
+    mixture_steps=300,
+    switching_starts=1,
+    scales=(1, 4, 16),
+    exponents=200,
+    draws=16,
+    skip=("passage", "moments", "depth"),
 )

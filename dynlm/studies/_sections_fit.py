@@ -66,7 +66,9 @@ def shuffled_gain(judged: Judged) -> Finding:
     gain = judged.null_gain
     what = "gain of the same fit to states shuffled in time"
     if isinstance(gain, Interval):
-        note = "So much is gained without any order in time, and counts against the gain above."
+        note = ""
+        if gain.value > 0:
+            note = "So much is gained without any order in time, and counts against the gain above."
         return finding(what, gain, 0.0, unit=NATS, of_null="of nothing learned", note=note)
     return withheld(what, gain.reason if isinstance(gain, Failure) else "it was not fitted")
 
@@ -92,7 +94,7 @@ def _seeds_table(fits: Fits) -> dict[str, Any]:
     ]
     heads = ["fit", "seeds", "least held-out loss", "greatest", "standard deviation"]
     note = (
-        "Of the validation documents, per step and dimension, in the units of each loss: different "
+        "Of the validation documents, per step, in the units of each loss: different "
         "losses do not compare. Of several seeds the one with the least is kept."
     )
     return table("Seeds", heads, rows, note)

@@ -45,19 +45,19 @@ def samples_section(rows: list[tuple[float, str, float, float]]) -> dict[str, An
 
 def decoding_section(found: Decoded) -> dict[str, Any]:
     """What rolled-out final states say of the words to come."""
-    names = {"fit": "neural SDE", "linear": "VAR(1)", "iid": "independent states",
+    names = {"SDE": "neural SDE", "linear": "VAR(1)", "iid": "independent states",
              "random walk": "state stays", "unigram": "token frequencies",
              "projected": "the model, through the projection", "model": "the model"}  # fmt: skip
     heads = ["forecast", *(f"{h} ahead" for h in found.horizons)]
     body = [[names.get(name, name), *x] for name, x in found.score.items()]
     apart = [[names.get(name, name), *x] for name, x in found.divergence.items()]
-    wanted = ("fit", "linear", "random walk", "unigram", "projected")
+    wanted = ("SDE", "linear", "random walk", "unigram", "projected")
     shown = [name for name in wanted if name in found.score]
     series = []
     for name in shown:
         value, low, high = np.array([[x.value, x.low, x.high] for x in found.score[name]]).T
         one = {"name": names[name], "x": found.horizons, "y": value}
-        series.append(one | ({"low": low, "high": high} if name == "fit" else {}))
+        series.append(one | ({"low": low, "high": high} if name == "SDE" else {}))
     note = (
         f"{found.positions[0]:,} forecasts in {found.documents} documents. The model has read the "
         "tokens between, which no forecast knows."
@@ -149,7 +149,7 @@ def causal_section(tests: list[Caused], steer: Any = None) -> dict[str, Any]:
 
 
 def _step(name: str) -> str:
-    return {"fit": "neural SDE", "linear": "VAR(1)", "covariance": "random, as states vary"}.get(
+    return {"SDE": "neural SDE", "linear": "VAR(1)", "covariance": "random, as states vary"}.get(
         name, name
     )
 
@@ -159,8 +159,9 @@ def words(
 ) -> Decoded:
     """`decoded` with what a plan says."""
     return decoded(
-        model, {"fit": run}, given.projection, sequences, docs,
-        train=given.train.paths, counts=counts, key=key, seed=plan.seed, burn=plan.burn,
+        model, {"SDE": run}, given.projection, sequences, docs,
+        train=given.train.paths, counts=counts, key=key, seed=plan.seed, draws=plan.draws,
+        burn=plan.burn,
     )  # fmt: skip
 
 
@@ -176,12 +177,12 @@ def causes(
     if layer != "final":
         tests.append(
             caused(
-                model, {"fit": b.run}, layer, projection, sequences, docs,
+                model, {"SDE": b.run}, layer, projection, sequences, docs,
                 train=b.given.train.paths, final=(run, given.projection), **how,
             )
         )  # fmt: skip
     last = caused(
-        model, {"fit": run}, "final", given.projection, sequences, docs,
+        model, {"SDE": run}, "final", given.projection, sequences, docs,
         train=given.train.paths, **how,
     )  # fmt: skip
     return [*tests, last]

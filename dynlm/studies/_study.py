@@ -65,6 +65,8 @@ def dynamics(
         ("moments", "Moments in time", lambda: moments_section(b, keys[3])),
     ]  # fmt: skip
     for id, title, make in rest:
+        if id in plan.skip:
+            continue
         with budget.stage(title.split(",")[0].rstrip("?").lower()):
             made.append(guarded(id, title, "", make))
     return made, b, order
@@ -79,7 +81,7 @@ def main_cards(b: Basis, order: Any) -> list[dict[str, Any]]:
         card(
             "What the SDE adds",
             gain_of(b.judged.scores, "fit", "gain of the neural SDE over VAR(1)"),
-            f"Beside it: {_lower(shuffled_gain(b.judged).sentence())}",
+            f"Beside it: {lower(shuffled_gain(b.judged).sentence())}",
         ),
     ]
 
@@ -89,7 +91,8 @@ def card(label: str, found: Finding, why: str) -> dict[str, Any]:
     return {"label": label, "finding": plain(found), "why": why}
 
 
-def _lower(text: str) -> str:
+def lower(text: str) -> str:
+    """A sentence to stand within one."""
     return text[:1].lower() + text[1:]
 
 

@@ -32,7 +32,7 @@ from ._sections_text import (
     steering,
     words,
 )
-from ._study import card, dynamics, facts, main_cards
+from ._study import card, dynamics, facts, lower, main_cards
 
 FORMAT = "dynlm-report-1"
 TEXTS = 128  # held-out texts that the model reads again, at most
@@ -121,12 +121,10 @@ def study_store(
         more, found = _spoken(store, model, b, given, plan, budget, out, dim)
         sections[3:3] = more
         cards += found
-    if model is not None:
+    deep = sum(isinstance(k, int) for k in store.layers) >= 3
+    if (model is not None or deep) and "depth" not in plan.skip:
         _add(sections, budget, "depth", "Along depth",
              lambda: depth_section(_deep(model, untrained, store, plan)))  # fmt: skip
-    elif sum(isinstance(k, int) for k in store.layers) >= 3:
-        _add(sections, budget, "depth", "Along depth",
-             lambda: depth_section(_deep_store(store, plan)))  # fmt: skip
     if values is not None:
         models = {
             "iid": baselines.iid(given.train.paths, burn=plan.burn),
@@ -188,7 +186,7 @@ def _spoken(
 
     def decode() -> dict[str, Any]:
         found = words(model, run, last, plan, sequences, docs, counts, keys[1])
-        one = next(x for x in found.findings if "fit forecast over" in x.what)
+        one = next(x for x in found.findings if "SDE forecast over" in x.what)
         cards.append(card("Words", one, "Whether the SDE knows text beyond the linear model."))
         return decoding_section(found)
 
@@ -198,12 +196,16 @@ def _spoken(
         if plan.steer and given.layer != "final":
             prompts = [ids[: max(2, len(ids) // 2)] for ids in sequences[: plan.steer]]
             steer = steering(model, b, prompts, docs[: plan.steer], keys[2])
-        one = next(x for x in tests[0].findings if x.what.startswith("effect of the fit"))
-        cards.append(card("Cause", one, "Whether the running model follows the learned drift."))
+        one = next(x for x in tests[0].findings if x.what.startswith("effect of the SDE"))
+        linear = next(x for x in tests[0].findings if "beyond the linear" in x.what)
+        why = "Whether the running model follows the learned drift. Beside it: "
+        cards.append(card("Cause", one, why + lower(linear.sentence())))
         return causal_section(tests, steer)
 
-    _add(sections, budget, "decoding", "Does it know words?", decode)
-    _add(sections, budget, "causal", "Does the model follow?", cause)
+    if "decoding" not in plan.skip:
+        _add(sections, budget, "decoding", "Does it know words?", decode)
+    if "causal" not in plan.skip:
+        _add(sections, budget, "causal", "Does the model follow?", cause)
     return sections, cards
 
 
@@ -239,16 +241,17 @@ def sentence_ends(store: Store, given: Given, model: Any) -> np.ndarray | None:
 
 
 def _deep(model: Any, untrained: Any, store: Store, plan: Plan) -> Any:
-    """Depth, of tokens that the model reads again, and of the same before training."""
+    """Depth, of tokens that the model reads again, and of the same before training.
+
+    Without the model, of tokens in the store.
+    """
+    if model is None:
+        sample = analysis.depth_sample(store, count=DEPTH_TOKENS, seed=plan.seed, burn=plan.burn)
+        return depth_of(*sample, None, plan.seed)
     sequences, docs = texts_of(part_of(store, "test"), TEXTS, plan.seed)
     states, of = states_by_layer(model, sequences, docs, plan)
     null = None if untrained is None else states_by_layer(untrained, sequences, docs, plan)[0]
     return depth_of(states, of, null, plan.seed)
-
-
-def _deep_store(store: Store, plan: Plan) -> Any:
-    sample = analysis.depth_sample(store, count=DEPTH_TOKENS, seed=plan.seed, burn=plan.burn)
-    return depth_of(*sample, None, plan.seed)
 
 
 def states_by_layer(
@@ -291,7 +294,7 @@ def demo(
         store = lm.export(
             model, openings(texts), out / "store", layers=(3, "final"), quiet=True,
             sampling=lm.Sampling(1, budget=length, temperature=1.0, seed=seed),
-            batch_tokens=2**16,
+            batch_tokens=texts * (length + 16),
         )  # fmt: skip
     untrained = None if quick else lm.load("demo", revision="untrained")
     return study_store(
@@ -309,13 +312,12 @@ def _samples(model: Any, seed: int) -> list[tuple[float, str, float, float]]:
         ["It was a dark"] * len(t), key=jr.key(seed), budget=40,
         decoding=lm.Decoding(temperature=jnp.asarray(t, jnp.float32)),
     )  # fmt: skip
-    plain, _ = model.score(found.tokens, found.positions)
     rows = []
     for k, temperature in enumerate(TEMPERATURES):
         row = found.row(k)
-        new = np.asarray(found.positions[k]) >= row.prompt
+        new = slice(row.prompt, None)
         score, entropy = (
-            float(np.asarray(x)[k][new].mean()) for x in (plain.logprobs, plain.entropies)
+            float(np.mean(x[new])) for x in (row.scores.logprobs, row.scores.entropies)
         )
         rows.append((temperature, model.text(row.tokens), score, entropy))
     return rows
