@@ -173,7 +173,7 @@ def judge(
     if isinstance(gain, Interval) and gain.high is not None and gain.high < 0:
         ok, reason = (
             False,
-            f"The fit is worse than {scores.reference}. Solved more finely: {reason}",
+            f"The fit is worse than {scores.reference}; and {reason}",
         )
     null_gain = None if null is None else _null_gain(null, train, test, score_key, options)
     return Verdict(scores, embedding, fine, ok, reason, power, null_gain)

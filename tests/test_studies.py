@@ -172,3 +172,28 @@ def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
 
 def test_the_front_door_loads_studies_late():
     assert dynlm.studies is studies and dynlm.analysis.order and dynlm.report.write_report
+
+
+@pytest.mark.slow
+def test_stores_of_several_models_are_studied_side_by_side(tmp_path, capsys):
+    """The second store is the first turned by a rotation; the third has states in random order."""
+    ys, rng = autoregression(8, count=60), np.random.default_rng(9)
+    turn = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    sets = {"a": ys, "turned": ys @ turn.T, "mixed": np.stack([rng.permutation(y) for y in ys])}
+    stores = {}
+    for name, rows in sets.items():
+        series = [(y.astype(np.float32), np.arange(float(len(y)))) for y in rows]
+        stores[name] = from_arrays(tmp_path / name, series, quiet=True)
+    plan = dataclasses.replace(SMALL, steps=30, skip=("scales", "stability", "fields", "moments"))
+    done = studies.study_revisions(stores, None, tmp_path / "out", dim=2, plan=plan, quiet=True)
+    assert done.page.exists() and (tmp_path / "out" / "turned" / "report.html").exists()
+    sections = {one["id"]: one for one in done.results["sections"]}
+    first, second = sections["alike"]["findings"]
+    assert first["value"] == pytest.approx(1.0, abs=1e-3) and first["verdict"] == "above"
+    assert second["value"] < 0.2
+    order = sections["of-order"]
+    assert any("Verdicts differ on the gain of a linear model" in one for one in order["found"])
+    labels = [row[0] for row in sections["beside"]["tables"][0]["rows"]]
+    assert labels == ["Order in time", "Beyond linear", "What the SDE adds"]
+    with pytest.raises(BadArgument, match="two or more"):
+        studies.study_revisions({"a": stores["a"]}, None, tmp_path / "one")

@@ -106,12 +106,12 @@ def test_a_flipped_drift_loses(found):
     by = {x.what: x for x in found.findings}
     for name, verdict in (("right", Verdict.ABOVE), ("wrong", Verdict.BELOW)):
         assert (
-            by[f"gain of the {name} forecast over the linear one, 1 step ahead,"].verdict is verdict
+            by[f"gain of the {name} forecast over the linear one 1 step ahead"].verdict is verdict
         )
         saved = f"divergence from the model that the {name} forecast saves over the linear one"
-        assert by[f"{saved}, 1 step ahead,"].verdict is verdict
+        assert by[f"{saved} 1 step ahead"].verdict is verdict
     for over in ("the shares of tokens", "that of i.i.d. states"):
-        assert by[f"gain of the right forecast over {over}, 1 step ahead,"].verdict is Verdict.ABOVE
+        assert by[f"gain of the right forecast over {over} 1 step ahead"].verdict is Verdict.ABOVE
     assert found.documents == 6
     assert plain(found)["findings"][0]["verdict"] == "above"
 

@@ -4,13 +4,16 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
-from .._io import interruptible
-from ..store import open_store
+from .._io import BadArgument, interruptible
+from ..store import open_revisions, open_store
+from ..store._format import MANIFEST, REVISIONS
 from ._common import Stopped, check_numbers, print_json
 from ._options import Name, Whole
+from ._revised import choices
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,17 @@ class Study:
       dynlm study store --layer 3 --out study
       dynlm study store --layer final --model demo --out study
       dynlm study walks --dim 2 --out study --quick
+      dynlm study checkpoints --layer 3 --model demo --out along
 
     Args:
-        store: Folder of a store; `dynlm export` and `dynlm import` make them.
+        store: Folder of a store, which `dynlm export` and `dynlm import` make; or of the stores
+            that `dynlm export --revisions` wrote, which are studied side by side.
         layer: Which layer; not needed where there is only one.
         dim: Principal components of the states, at most.
         out: Folder for the report, its figures and numbers, and the fits.
         model: The model that the store came from, for decoding and the causal test.
         revision: Of the model.
+        untrained: The same model before training, as NAME@REVISION: the null of depth.
         by: A column of the store, such as a score of the documents: the gain of the fit and of the
             linear model in each of its groups.
         quick: One fit and the main analyses.
@@ -53,6 +59,7 @@ class Study:
     out: Path = Path("dynlm-study")
     model: Name = None
     revision: Name = None
+    untrained: Name = None
     by: Name = None
     quick: bool = False
     seeds: Whole = None
@@ -67,23 +74,39 @@ def run(config: Study) -> None:
     """Fit, analyse, report."""
     least = {"dim": 1, "seeds": 1, "steps": 1, "power": 0, "seed": 0}
     check_numbers(config, least)
-    store = open_store(config.store)
+    folder = config.store
+    several = (folder / REVISIONS).exists() and not (folder / MANIFEST).exists()
+    stores = open_revisions(folder) if several else {}
+    store = None if several else open_store(folder)
+    if several and config.by is not None:
+        raise BadArgument("`by` is for one store, and `store` has several. Study one of them.")
+    if config.untrained is not None and config.model is None:
+        raise BadArgument("`untrained` goes with `model`, which is not given. Give both.")
     config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
     from .. import lm
-    from ..studies import QUICK, Plan, study_store
+    from ..studies import QUICK, Plan, study_revisions, study_store
     from ..train import Interrupted
 
     plan = dataclasses.replace(QUICK if config.quick else Plan(), seed=config.seed)
     changes = {name: getattr(config, name) for name in ("seeds", "steps")}
     changes = {name: value for name, value in changes.items() if value is not None}
     plan = dataclasses.replace(plan, power=config.power, **changes)
-    model = None if config.model is None else lm.load(config.model, revision=config.revision)
+    name = config.model
+    how: dict[str, Any] = dict(dim=config.dim, plan=plan, quiet=config.quiet)
+
+    def load(revision: str) -> Any:
+        one = choices(name or "", revision)[0]
+        return lm.load(one.model, revision=one.revision)
+
     try:
         with interruptible():
-            done = study_store(
-                store, config.layer, config.out, dim=config.dim, plan=plan, model=model,
-                by=config.by, quiet=config.quiet,
-            )  # fmt: skip
+            if store is None:
+                make = None if name is None else load
+                done = study_revisions(stores, config.layer, config.out, model=make, **how)
+            else:
+                how["model"] = None if name is None else lm.load(name, revision=config.revision)
+                how["untrained"] = None if config.untrained is None else load(config.untrained)
+                done = study_store(store, config.layer, config.out, by=config.by, **how)
     except (KeyboardInterrupt, Interrupted):
         raise Stopped(
             f"stopped. Fits that were finished in {config.out} stay; the same command goes on."

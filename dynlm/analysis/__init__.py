@@ -1,8 +1,7 @@
 """Analyses: pure functions from an SDE, or from paths, to numbers with a verdict each.
 
     found = analysis.along(run.model, paths, docs)
-    for one in found.findings:
-        print(one.sentence())
+    print(found.findings[0].sentence())
 
 Fields: `along`, `rotation`, `decompose`, `plane`, `energy`, `quasi_potential`, `stationary`.
 Process: `order`, `autocorrelation`, `relaxation`, `stationarity`, `markov_order`, `residuals`,

@@ -1,8 +1,8 @@
 """`Finding`: a number, its interval, the value it has where there is nothing, and what follows.
 
-    found = finding("lag-1 correlation", interval, null=0.0)
-    found.verdict       # Verdict.ABOVE
-    found.sentence()    # "The lag-1 correlation is .42 [.38, .46], above 0, its value by chance."
+found = finding("lag-1 correlation", interval, null=0.0)
+found.verdict       # Verdict.ABOVE
+found.sentence()    # "The lag-1 correlation is .42 [.38, .46], above 0, its value by chance."
 """
 
 import dataclasses

@@ -8,6 +8,8 @@
 
 from ._budget import Budget as Budget
 from ._causal import caused as caused
+from ._compare import compared as compared
+from ._compare import study_revisions as study_revisions
 from ._decoding import Decoded as Decoded
 from ._decoding import decoded as decoded
 from ._effects import Caused as Caused

@@ -33,12 +33,7 @@ class Stage(NamedTuple):
 
 @final
 class Budget:
-    """Stages one after the other, each said when it begins and once more when it has ended.
-
-    budget = Budget(quiet=False)
-    with budget.stage("fits"):
-        ...
-    """
+    """Stages one after the other: what is done in `with budget.stage("fits"):` is timed so."""
 
     def __init__(self, *, quiet: bool = False, expected: int | None = None) -> None:
         self.stages: list[Stage] = []

@@ -175,9 +175,9 @@ def _compared(
         gains, less = over([one.score - two.score, two.divergence - one.divergence])
         for h, x in zip(horizons, gains if b != "iid" else gains[:1], strict=False):
             findings.append(
-                finding(f"{gain}, {counted(h, 'step')} ahead,", x, 0.0, unit="nats a token")
+                finding(f"{gain} {counted(h, 'step')} ahead", x, 0.0, unit="nats a token")
             )
-        what = f"{saved}, {counted(horizons[0], 'step')} ahead,"
+        what = f"{saved} {counted(horizons[0], 'step')} ahead"
         findings.append(finding(what, less[0], 0.0, unit="nats"))
     positions = tuple(int(n) for n in count.sum(axis=0))
     documents = len(np.unique(docs[count.sum(axis=1) > 0]))

@@ -135,7 +135,7 @@ def _findings(
             # At the last layer the edit is what is foreseen: they agree by construction.
             if by_kind[kind] and not (kind == "as_foreseen" and layer == "final"):
                 found.append(finding(f"{what} {whose}", by_kind[kind][name], 0.0))
-                beyond = f"{what} {whose}, beyond that of random directions,"
+                beyond = f"excess over random directions in the {what} {whose}"
                 found.append(finding(beyond, gains[kind, name, "random"], 0.0))
     ceiling = "It shows what this test could have seen."
     true = finding(
