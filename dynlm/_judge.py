@@ -161,7 +161,7 @@ def judge(
     embedding = None
     if run.law.step is not None:
         embedding = baselines.embedding(train.paths, docs=train.docs, burn=burn)
-    fine, ok, reason = _refined(run, test.paths, fine_key)
+    fine, ok, reason = refined(run, test.paths, fine_key)
     if embedding is None:
         ok, reason = (
             False,
@@ -282,7 +282,8 @@ class _None(NamedTuple):
         return False
 
 
-def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | None, bool, str]:
+def refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Refinement | None, bool, str]:
+    """Whether a run is a process in continuous time, and why not."""
     law: Law = run.law
     if law.scheme is None:
         return None, False, "the loss names no scheme, so it is not known what was fitted."

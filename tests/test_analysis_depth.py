@@ -10,7 +10,7 @@ from made_store import made, rows_of
 from dynlm._io import BadArgument
 from dynlm.analysis._depth import depth
 from dynlm.analysis._depth_maps import depth_sample
-from dynlm.analysis.findings import Verdict, plain
+from dynlm.analysis.findings import Verdict, plain, shown
 
 DOCS, EACH, LAYERS = 30, 80, 6
 SPREAD = 4.0 * 0.6 ** np.arange(5)  # far apart, so that singular vectors are known well
@@ -105,6 +105,37 @@ def test_layers_without_relation():
     assert np.all(np.abs(found.r_squared["linear"]) < 0.02)
 
 
+def test_noise_that_is_the_states_themselves_has_no_growth():
+    """States without relation that grow by layer: so do residuals of a law that is not there."""
+    rng = np.random.default_rng(5)
+    states = rng.standard_normal((DOCS * EACH, 3, 6)) * np.exp(0.5 * np.arange(3))[:, None]
+    found = depth(states, np.repeat(np.arange(DOCS), EACH), seed=0)
+    assert found.growth is not None and found.growth.low > 0
+    for words in ("growth exponent of the noise", "per layer between"):
+        assert named(found, words).verdict is Verdict.WITHHELD
+    assert "states themselves" in named(found, "growth exponent of the noise").sentence()
+    law, docs = simulated(5, 1e-3, 0.1)
+    lawless = rng.standard_normal(law.shape)
+    change = named(depth(law, docs, seed=0, untrained=lawless), "makes to the growth exponent")
+    assert change.verdict is Verdict.WITHHELD
+
+
+def test_layers_by_their_numbers():
+    """Every fourth layer of a law with the growth l per layer."""
+    states, docs = simulated(0, 2e-4, 4 * 0.1)
+    names = (2, 6, 10, 14, 18, 22)
+    found = depth(states, docs, seed=0, spans=(1,), layers=names)
+    assert found.pairs.tolist() == [[k, k + 4] for k in names[:-1]]
+    assert abs(found.growth.value - 0.1) < 0.01
+    np.testing.assert_allclose(found.fitted, found.variance, rtol=0.1)
+    assert "2 to 6, 6 to 10" in found.findings[0].note
+    same = depth(states, docs, seed=0, spans=(1,))
+    assert abs(same.growth.value - 4 * found.growth.value) < 1e-9
+    uneven = depth(states, docs, seed=0, spans=(1,), layers=(0, 1, 2, 3, 4, 9))
+    np.testing.assert_array_equal(uneven.directions, same.directions)
+    assert named(uneven, "kurtosis") == named(same, "kurtosis")  # of all steps, the long one too
+
+
 def test_noise_that_is_not_gaussian_or_not_alike():
     rng = np.random.default_rng(6)
     states, docs = simulated(6, 1e-3, 0.05)
@@ -149,6 +180,8 @@ def test_untrained_layers_that_pass_states_on():
     change = named(found, "difference that training makes to the growth exponent")
     expected = found.growth.value - found.untrained.growth.value
     assert abs(change.value - expected) < 1e-9 and change.verdict is Verdict.ABOVE
+    note = named(found, "growth exponent of the noise").note
+    assert f"In the untrained model it is {shown(found.untrained.growth.value)} [" in note
 
 
 def test_few_components_of_many():
@@ -166,15 +199,20 @@ def test_few_components_of_many():
 def test_tokens_of_a_store(tmp_path):
     rng = np.random.default_rng(0)
     store = made(tmp_path / "store", rows_of(rng, dim=4), layers=(0, 1, 2)).store
-    states, docs = depth_sample(store, count=10**6, seed=0)
+    states, docs, layers = depth_sample(store, count=10**6, seed=0)
+    assert layers == (0, 1, 2)
+    apart = made(tmp_path / "apart", rows_of(rng, dim=4), layers=(2, 10, 6)).store
+    few, _, numbers = depth_sample(apart, count=5, seed=0)
+    assert numbers == (2, 6, 10)
+    np.testing.assert_allclose(few[:, 2], few[:, 0] * 11 / 3, rtol=1e-6)
     lengths = np.asarray(store.lengths)
     assert len(states) == np.maximum(lengths - 1, 0).sum()
     np.testing.assert_allclose(states[:, 2], 3 * states[:, 0], rtol=1e-6)
     want = np.concatenate([store.states(i, 0)[1:] for i in range(len(store))])
     np.testing.assert_array_equal(states[:, 0], want)
     np.testing.assert_array_equal(docs, np.repeat(store.docs, np.maximum(lengths - 1, 0)))
-    some, _ = depth_sample(store, count=7, seed=1)
-    again, _ = depth_sample(store, count=7, seed=1)
+    some, *_ = depth_sample(store, count=7, seed=1)
+    again, *_ = depth_sample(store, count=7, seed=1)
     assert some.shape == (7, 3, 4) and jnp.array_equal(some, again)
     with pytest.raises(BadArgument, match="two numbered layers"):
         depth_sample(made(tmp_path / "one", rows_of(rng, dim=4)).store, count=5, seed=0)
@@ -186,6 +224,8 @@ def test_tokens_of_a_store(tmp_path):
         ({"docs": np.zeros(2400)}, "4 or more"),
         ({"dim": 0}, "`dim` is 0"),
         ({"spans": (6,)}, "`spans`"),
+        ({"layers": (0, 1, 2)}, "`layers` is"),
+        ({"layers": (0, 2, 1, 3, 4, 5)}, "`layers` is"),
         ({"untrained": np.zeros((3, 2, 5))}, "same"),
         ({"states": np.full((2400, 6, 5), np.nan)}, "finite"),
         ({"states": np.zeros((12, 2, 5)), "docs": np.arange(12)}, "20 or more"),

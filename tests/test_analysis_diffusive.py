@@ -232,9 +232,78 @@ def test_all_tests_at_all_scales_with_sentences():
     assert [gap.verdict for gap in gaps[:2]] == [Verdict.ABOVE] * 2
     worth = [float(gap.value or 0) for gap in gaps]
     assert worth[0] > worth[1] > worth[2]
-    assert found.fairness is Fairness.JUMPS and "jumps at 1 step" in found.findings[0].note
+    assert (
+        found.fairness is Fairness.JUMPS and "given the state at 1 step" in found.findings[0].note
+    )
     part = diffusive(batch(ys), np.arange(80), **(how | dict(marks=None, mixture=(2,))))
     assert [len(one.findings) for one in part.scales] == [3, 4, 3]
+
+
+@pytest.fixture(scope="module")
+def two_valued():
+    """Independent states at one of two values, with a little noise."""
+    rng = np.random.default_rng(11)
+    ys = rng.choice([-1.0, 1.0], (100, 129, 1)) + 0.1 * rng.standard_normal((100, 129, 1))
+    return batch(ys), np.arange(100)
+
+
+def test_states_of_two_values_are_no_diffusion(two_valued):
+    """Their kurtosis is -2 and not 0, on the side where jumps are not."""
+    how = dict(key=jr.key(0), widths=(1, 4), mixture=False)
+    found = diffusive(*two_valued, **how)
+    assert [one.fairness for one in found.scales] == [Fairness.JUMPS] * 2
+    assert (found.scale, found.shuffled, found.coarser) == (None, None, ())
+    assert found.scales[0].findings[1].value == pytest.approx(-2, abs=0.15)
+    assert "at 1 step and 4 steps tails are lighter" in found.findings[0].sentence()
+
+
+def test_averages_are_set_beside_those_of_states_in_random_order(two_valued):
+    """Averages of independent states become Gaussian by themselves."""
+    how = dict(key=jr.key(0), widths=(1, 2, 8), mixture=False, how="averaged")
+    found = diffusive(*two_valued, **how)
+    assert found.scale == found.shuffled == 8
+    said = found.findings[0].sentence()
+    assert "the same states in random order are fair from 8 steps" in said
+    assert "only three tests were made" in said
+    # Averages of values that are held as long stay two-valued; not so in random order.
+    rng = np.random.default_rng(12)
+    held = np.repeat(rng.choice([-1.0, 1.0], (100, 16, 1)), 8, axis=1)
+    held = np.concatenate([held[:, :1], held], axis=1)  # the first state is left out
+    noisy = batch(held + 0.1 * rng.standard_normal(held.shape))
+    found = diffusive(noisy, np.arange(100), **how)
+    assert found.scale is None and found.shuffled == 8
+
+
+def test_random_orders_leave_first_states_and_padding_where_they_are():
+    rng = np.random.default_rng(14)
+    ys, lengths = process(rng, 200, 101, gaussian, back=0.5), rng.integers(50, 102, 200)
+    wild = ys.copy()
+    wild[:, 0] += 1e3
+    how = dict(key=jr.key(0), widths=(1,), mixture=False)
+    ours, theirs = (
+        diffusive(batch(y, lengths, fill), np.arange(200), **how)
+        for y, fill in ((ys, 0.0), (wild, np.nan))
+    )
+    assert ours.shuffled == theirs.shuffled == 1
+
+
+def test_coarser_scales_that_are_not_gaussian_are_named():
+    """A double well: Gaussian given the state from step to step, and not over many steps."""
+    rng = np.random.default_rng(15)
+    x, states = rng.choice([-1.0, 1.0], 120), []
+    for _ in range(321):
+        x = x + 0.2 * (x - x**3) + 0.3 * rng.standard_normal(120)
+        states.append(x)
+    marks = np.zeros((120, 321), bool)
+    marks[:, ::8] = True
+    paths = batch(np.array(states).T[:, :, None])
+    how = dict(key=jr.key(0), mixture=False, marks=marks)
+    found = diffusive(paths, np.arange(120), widths=(1, 8), **how)
+    assert found.scale == 1 and found.fairness is Fairness.FAIR
+    wrong = tuple(one.name for one in found.scales if one.fairness is Fairness.JUMPS)
+    assert found.coarser == wrong == ("8 steps", "sentences")
+    said = found.findings[0].sentence()
+    assert "and at 8 steps and sentences not" in said and "finest scale" in said
 
 
 def test_few_steps_decide_nothing():
@@ -259,7 +328,11 @@ def test_a_scale_is_judged_by_the_far_ends():
     assert judged([*fair, one(-0.02, 0.002, 0.0)], margins) is Fairness.FAIR
     for i, wrong in enumerate((one(0.8, 0.1, 1.0), one(1.0, 0.2, 0.0), one(0.3, 0.1, 0.13))):
         assert judged([*fair[:i], wrong, *fair[i + 1 :]], margins) is Fairness.JUMPS
-    assert judged([one(1.2, 0.1, 1.0), *fair[1:]], margins) is Fairness.FAIR
+    for i, (value, null) in enumerate(((1.2, 1.0), (-0.7, 0.0))):  # two-sided
+        assert judged([*fair[:i], one(value, 0.1, null), *fair[i + 1 :]], margins) is Fairness.JUMPS
+    undecided = [fair[0], one(-0.4, 0.2, 0.0), fair[2]]
+    assert judged(undecided, margins) is Fairness.UNDECIDED
+    assert judged([*fair[:2], one(0.05, 0.02, 0.13)], margins) is Fairness.FAIR
     assert judged([withheld("ratio", "few"), *fair[1:]], margins) is Fairness.UNDECIDED
 
 

@@ -147,6 +147,30 @@ def test_a_chain_has_the_exponents_of_its_steps(x64):
     assert "chain" in chain.findings[1].sentence() and "chain" not in flow.findings[1].sentence()
 
 
+def test_a_chain_that_forgets_quickly_keeps_all_its_exponents():
+    """In float32 five steps leave nothing of the last direction, so that one is the default."""
+    turn = np.linalg.qr(starts(4, 4, seed=3))[0]
+    multipliers = np.array([0.8, 0.5, 0.1, 0.01])
+    sde = linear(turn @ np.diag(multipliers) @ turn.T - np.eye(4))
+    how = dict(dt=1.0, steps=400, key=jr.key(0))
+    found = exponents(sde, starts(2, 4), **how)
+    assert np.allclose(found.exponents, np.log(multipliers), atol=0.02)
+    coarse = exponents(sde, starts(2, 4), every=5, **how)
+    assert coarse.exponents[-1] > np.log(0.01) + 0.3  # what every=1 is for
+
+
+def test_the_largest_exponent_beside_that_of_a_simpler_model():
+    """Below zero as every fit of independent states, but above what is given beside it."""
+    how = dict(dt=1.0, steps=100, key=jr.key(0), unit="per step of the chain")
+    sde = linear(np.diag([-0.5, -0.7]))
+    found = exponents(sde, starts(2, 2), beside=float(np.log(0.3)), **how)
+    (alone,) = exponents(sde, starts(2, 2), **how).findings[:1]
+    first = found.findings[0]
+    assert first.verdict is Verdict.ABOVE and alone.verdict is Verdict.BELOW
+    assert "per step of the chain" in first.sentence() and first.null == np.log(0.3)
+    assert "the value of the linear model" in first.sentence() and alone.null == 0
+
+
 def test_states_without_order_have_no_memory_at_all():
     """The drift mean - x at step 1 forgets everything at once: the tangents vanish."""
     found = exponents(linear(-np.eye(2)), starts(3, 2), dt=1.0, steps=50, key=jr.key(0), every=1)
@@ -245,6 +269,7 @@ def test_a_second_call_compiles_nothing():
         (dict(every=0), "`every` is 0"),
         (dict(steps=3), "`steps` 3"),
         (dict(burn=-1), "`burn` is -1"),
+        (dict(beside=-np.inf), "`beside` is -inf"),
     ],
 )
 def test_what_is_refused(change, message):

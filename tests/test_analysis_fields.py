@@ -76,9 +76,13 @@ def test_independent_states_have_the_drift_of_no_dynamics_and_are_told_so():
     # tr g g^T is 2, and E|y - m| is sqrt(pi / 2): the same ratio, but for the error of 24 paths
     assert ratio.value == pytest.approx(np.sqrt(np.pi / 2) / np.sqrt(2), abs=0.03)
     assert pull.value == pytest.approx(1.0, abs=1e-4)
-    assert value(found, "cosine between the drift and the way") == pytest.approx(1, abs=1e-2)
+    way = named(found, "cosine between the drift and the way")
+    assert way.value == pytest.approx(1, abs=1e-2) and way.null == 1.0
     forward = named(found, "cosine between the drift and the next")
-    assert forward.verdict is Verdict.ABOVE and "mean alone" in forward.note
+    assert value((forward,), "cosine") > 0.5
+    assert forward.value == pytest.approx(forward.null, abs=0.01)
+    assert "way to the mean" in forward.of_null and not forward.beyond
+    assert named(found, "excess of the drift").verdict is Verdict.LEVEL
 
 
 def test_along_equals_a_loop_and_a_drift_with_its_sign_turned_is_told():
@@ -102,9 +106,11 @@ def test_along_equals_a_loop_and_a_drift_with_its_sign_turned_is_told():
     assert value(found, "drift-to-noise") == pytest.approx(np.mean(ratios), rel=1e-4)
     forward = named(found, "cosine between the drift and the next")
     assert forward.value == pytest.approx(np.mean(cosines), abs=1e-4)
-    assert forward.verdict is Verdict.ABOVE
+    excess = named(found, "excess of the drift")
+    assert excess.verdict is Verdict.ABOVE  # it turns, which the way to the mean does not
+    assert excess.value == pytest.approx(forward.value - forward.null, abs=1e-6)
     turned = along(linear(-2 * a), paths, docs, burn=2).findings
-    assert named(turned, "cosine between the drift and the next").verdict is Verdict.BELOW
+    assert named(turned, "excess of the drift").verdict is Verdict.BELOW
     assert value(turned, "pull") < 0
 
 
@@ -128,7 +134,7 @@ def test_padding_that_is_nan_and_first_states_that_are_burnt_change_nothing(x64)
 def test_no_drift_and_no_noise_are_withheld_not_divided_by():
     paths, docs = batch(independent()), np.arange(24)
     found = along(linear(np.zeros((2, 2)), 0.0), paths, docs).findings
-    for start in ("drift-to-noise", "cosine between the drift and the next"):
+    for start in ("drift-to-noise", "excess of the drift", "cosine between the drift and the next"):
         assert named(found, start).verdict is Verdict.WITHHELD
     still = rotation(linear(np.zeros((2, 2))), paths, docs).findings
     assert named(still, "rotational").verdict is Verdict.WITHHELD

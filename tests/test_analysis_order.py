@@ -121,6 +121,7 @@ def test_the_gain_of_a_known_model_is_found():
     gain, parts = found.findings[1], found.findings[2:]
     assert abs(gain.value - 0.5 * np.log(np.var(error))) < 0.02  # the noise has variance one
     assert abs(parts[0].value - gain.value) < 0.02 and abs(parts[1].value) < 0.01
+    assert found.mean_beyond and not found.variance_beyond
 
 
 def test_a_linear_mean_with_a_variance_that_depends_on_the_state_is_nonlinear():
@@ -129,7 +130,31 @@ def test_a_linear_mean_with_a_variance_that_depends_on_the_state_is_nonlinear():
     assert found.verdict is Order.NONLINEAR
     mean, variance = found.findings[2:]
     assert variance.verdict is Verdict.ABOVE
+    assert found.variance_beyond and not found.mean_beyond
     assert float(variance.value or 0) > 5 * abs(float(mean.value or 0))
+
+
+def test_the_drift_of_a_double_well_is_a_mean_beyond_a_linear_one():
+    rng = np.random.default_rng(13)
+    x, states = rng.choice([-1.0, 1.0], 40), []
+    for k in range(305):
+        x = x + 0.2 * (x - x**3) + 0.5 * np.sqrt(0.1) * rng.standard_normal(40)
+        states += [x] * (k >= 5 and k % 5 == 0)
+    ys = np.array(states).T[:, :, None]
+    assert order(batch(ys), np.arange(40), orders=19).mean_beyond
+    mixed = rng.permuted(ys, axis=1)
+    found = order(batch(mixed), np.arange(40), orders=19)
+    assert not found.mean_beyond and not found.variance_beyond
+
+
+def test_a_part_that_random_orders_have_as_well_is_not_beyond():
+    """Documents lie about one of two points: the mean bends without any order in time."""
+    rng = np.random.default_rng(4)
+    ys = rng.choice([-2.0, 2.0], (60, 1, 1)) + rng.standard_normal((60, 60, 1))
+    found = order(batch(ys), np.arange(60), seed=1, orders=19)
+    mean = found.findings[2]
+    assert mean.low is not None and mean.low > 0
+    assert not found.mean_beyond and mean.verdict is Verdict.LEVEL
 
 
 def test_documents_that_differ_are_no_order_in_time():
@@ -202,6 +227,7 @@ def test_too_few_documents_say_nothing():
     ys = np.random.default_rng(10).standard_normal((9, 50, 1))
     found = order(batch(ys), np.arange(9))
     assert found.verdict is Order.UNDECIDED
+    assert not found.mean_beyond and not found.variance_beyond
     assert [one.what for one in found.findings] == list(KINDS[:2])
     assert all(one.verdict is Verdict.WITHHELD for one in found.findings)
     few = order(batch(ys[:, :4].repeat(2, axis=0)), np.arange(18))

@@ -185,6 +185,8 @@ def test_the_chain_comes_to_nothing_where_the_flow_comes_to_rest():
     flow = basins(RungeKutta(sde, 0.1), points, starts, docs)
     chain = basins(Euler(sde, 1.0), points, starts, docs)
     assert flow.shares[0].value == 1 and flow.findings[-1].verdict is Verdict.LEVEL
+    (only,) = flow.findings[:-1]  # one basin: no other to be compared with
+    assert only.verdict is Verdict.STATED and only.null is None and "equal" not in only.sentence()
     assert chain.nowhere.value == 1 and chain.findings[-1].verdict is Verdict.ABOVE
 
 

@@ -18,13 +18,13 @@ from circle_model import (
 )
 
 import dynlm
-from dynlm import SDE, diffusions, drifts
+from dynlm import SDE, baselines, diffusions, drifts
 from dynlm._io import BadArgument
 from dynlm.analysis.findings import Verdict, plain
 from dynlm.studies._causal import caused
 from dynlm.studies._directions import directions, places_of, training_of
-from dynlm.studies._steered import steered
-from dynlm.studies._unembedded import layers_of
+from dynlm.studies._steered import KINDS, OTHERS, _pushed, steered
+from dynlm.studies._unembedded import layers_of, predictors_of
 from dynlm.studies._written import Foreseen, moved
 
 MODEL, PROJECTION = circle(), whole()
@@ -277,6 +277,34 @@ def test_a_trained_model_moves_as_its_own_states_do():
     for k, row in enumerate(steps.tokens["unedited"]):
         np.testing.assert_array_equal(row, plain_.row(k).tokens[-6:])
     assert steps.score["predicted"].value < steps.score["unedited"].value
+    for one, other in zip(steps.tokens["predicted"], steps.tokens["to the mean"], strict=True):
+        np.testing.assert_array_equal(one, other)  # the fit predicts the mean, as above
+    assert len(steps.findings) == len(OTHERS)
+    assert all("entropy of the laws" in x.note for x in steps.findings)
+
+
+def test_steps_added_at_new_tokens_have_one_length_and_their_own_ways():
+    train = states_of(MODEL, texts(2, 20), 1, PROJECTION, noise=0.05)
+    fit = predictors_of({"predicted": euler(-TURN)}, ())["predicted"]
+    linear, mean = baselines.var1(train), jnp.asarray(training_of(train, 1).mean, jnp.float32)
+    x = np.asarray(np.random.default_rng(0).standard_normal(WIDTH), np.float32)
+    away = np.ones((5, WIDTH), np.float32)
+    rows = np.broadcast_to(x, (5, 3, WIDTH))
+    at = np.tile(np.arange(3, dtype=np.int32), (5, 1))
+    added = jax.jit(_pushed)(
+        fit, PROJECTION, linear, mean, away, np.eye(5, dtype=np.float32)[:, 1:], np.float32(0.5),
+        np.full(5, 2, np.int32), rows, at,
+    ) - rows  # fmt: skip
+    assert not np.any(added[:, 0]) and not np.any(added[0])  # the prompt, and unedited texts
+    ways = {
+        "predicted": rotation(-TURN) @ x - x,
+        "linear": np.asarray(linear.matrix) @ x + np.asarray(linear.bias) - x,
+        "to the mean": np.asarray(mean) - x,
+        "random": away[0],
+    }
+    length = 0.5 * np.linalg.norm(ways["predicted"])
+    for k, way in zip(map(KINDS.index, ways), ways.values(), strict=True):
+        np.testing.assert_allclose(added[k, 1], length * way / np.linalg.norm(way), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,9 @@ def run(config: Study) -> None:
     store = None if several else open_store(folder)
     if several and config.by is not None:
         raise BadArgument("`by` is for one store, and `store` has several. Study one of them.")
-    if config.untrained is not None and config.model is None:
-        raise BadArgument("`untrained` goes with `model`, which is not given. Give both.")
+    for flag in ("untrained", "revision"):
+        if getattr(config, flag) is not None and config.model is None:
+            raise BadArgument(f"`{flag}` goes with `model`, which is not given. Give both.")
     config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
     from .. import lm
     from ..studies import QUICK, Plan, study_revisions, study_store

@@ -16,7 +16,7 @@ from .._types import State, Time
 from ..sde import SDE
 from ..stats import Interval, bootstrap
 from ._fixed_points import FixedPoints, spread
-from .findings import Finding, finding
+from .findings import Finding, finding, stated
 
 Step = Callable[[Time, State, Any], State]
 REST = 1e-6  # of the spread: a step shorter than this is no move
@@ -138,17 +138,15 @@ def _findings(
     points: FixedPoints, shares: tuple[Interval, ...], nowhere: Interval
 ) -> tuple[Finding, ...]:
     ends = [i for i, share in enumerate(shares) if share.value > 0]
-    found = [
-        finding(
-            f"share of states in the basin of fixed point {i + 1}",
-            shares[i],
-            1 / len(ends),
-            of_null="of basins of equal weight",
-            note=f"The point is a {points.kinds[i]}, "
-            + ("inside the data" if points.inside[i] else "outside the data"),
-        )
-        for i in ends
-    ]
+    found = []
+    for i in ends:
+        what = f"share of states in the basin of fixed point {i + 1}"
+        where = "inside the data" if points.inside[i] else "outside the data"
+        note, even = f"The point is a {points.kinds[i]}, {where}", "of basins of equal weight"
+        if len(ends) > 1:
+            found.append(finding(what, shares[i], 1 / len(ends), of_null=even, note=note))
+        else:  # one basin has none beside it to be compared with
+            found.append(stated(what, shares[i].value, note=note))
     what = "share of states that come to no fixed point"
     found.append(finding(what, nowhere, 0.0, of_null="where every state comes to rest"))
     return tuple(found)

@@ -1,5 +1,6 @@
 """Lines of thought: how tokens move from layer to layer, after arXiv 2410.01545."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -12,17 +13,26 @@ from ._depth_maps import (
     Ensemble,
     Pairs,
     Sums,
+    numbers_of,
     pairs_of,
     reduced,
     singular,
     steps_of,
     summed,
 )
-from ._depth_noise import growth_parts, laws_of_growth, shape_findings, shape_of
-from .findings import Finding, finding, shown, stated, withheld
+from ._depth_noise import (
+    GROWTH,
+    PerPair,
+    beside,
+    growth_findings,
+    growth_parts,
+    laws_of_growth,
+    shape_findings,
+    shape_of,
+)
+from .findings import Finding, Verdict, finding, stated, withheld
 
 Column = Float[np.ndarray, "token 1"]
-PerPair = Float[np.ndarray, " pair"]
 
 LEAST = 1e-12  # of the variance: residuals below it are rounding
 ENOUGH = 0.95  # of what all directions explain
@@ -33,7 +43,7 @@ class Depth(NamedTuple):
     """The law from layer t to layer t + s, and what it explains of held-out documents.
 
     Args:
-        pairs: The two layers of each pair, counted from the first of the ensemble.
+        pairs: The numbers of the two layers of each pair.
         r_squared: By predictor, the share of the variance that it explains from layer to layer.
         variance: Of the residuals of the law, per direction.
         fitted: The same by $a\\,e^{l(t+s)}$.
@@ -42,7 +52,7 @@ class Depth(NamedTuple):
         kurtosis: Excess kurtosis of the residuals, mean over directions; zero of a Gaussian.
         isotropy: $(\\mathrm{tr}\\,C)^2 / (d\\,\\mathrm{tr}\\,C^2)$ of their covariance, at most 1.
         spread: Singular values at each layer, as standard deviations.
-        growth: $l$.
+        growth: $l$, per layer. Its finding is withheld where the law explains nothing.
         amplitude: $a$.
         slope: $\\log$ of the variance per layer between the two, at one target layer.
         findings: What follows.
@@ -73,6 +83,7 @@ def depth(
     untrained: Float[np.ndarray, "token layer raw"] | None = None,
     dim: int | None = 32,
     spans: tuple[int, ...] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Depth:
     r"""$x_{t+s} = m_{t+s} + U_{t+s} \Lambda U_t^\top (x_t - m_t) + w$, $w \sim N(0, a e^{l(t+s)})$.
 
@@ -82,26 +93,32 @@ def depth(
     documents and judged on the other, both ways.
 
     Args:
-        states: Of each token at layers 0 to L; see `depth_sample`.
+        states: Of each token at each layer; see `depth_sample`.
         docs: The document of each token.
         seed: Of the halves, the shuffled pairing and the bootstrap.
         untrained: The same tokens in the model before training: the null.
         dim: Principal components of all layers together to work in; None for all coordinates.
-        spans: The differences s; by default all.
+        spans: How many places apart two layers stand among those given; by default all.
+        layers: Their numbers, in increasing order; by default 0 to L. Pairs are named by them, and
+            growth is per layer by them.
     """
     docs = np.asarray(docs)
     _check(states, docs, untrained, dim, spans)
     pairs = pairs_of(states.shape[1], spans)
+    named = numbers_of(layers, states.shape[1])[pairs]
     states = reduced(np.asarray(states, float), dim)
     sums = summed(states, docs, pairs, seed)
-    found = _described(states, sums, docs, pairs, seed)
+    found = _described(states, sums, docs, pairs, named, seed)
     if untrained is None:
         return found
     untrained = reduced(np.asarray(untrained, float), dim)
     null_sums = summed(untrained, docs, pairs, seed)
-    null = _described(untrained, null_sums, docs, pairs, seed)
-    more = _against(sums, null_sums, docs, pairs, seed)
-    return found._replace(findings=found.findings + more, untrained=null)
+    null = _described(untrained, null_sums, docs, pairs, named, seed)
+    mine, other = (next(x for x in one.findings if x.what == GROWTH) for one in (found, null))
+    told = all(x.verdict is not Verdict.WITHHELD for x in (mine, other))
+    more = _against(sums, null_sums, docs, pairs, named, told, seed)
+    own = (beside(x, other) if x is mine else x for x in found.findings)
+    return found._replace(findings=(*own, *more), untrained=null)
 
 
 def _check(states: Any, docs: np.ndarray, untrained: Any, dim: Any, spans: Any) -> None:
@@ -132,7 +149,14 @@ def _check(states: Any, docs: np.ndarray, untrained: Any, dim: Any, spans: Any) 
         )
 
 
-def _described(states: Ensemble, sums: Sums, docs: np.ndarray, pairs: Pairs, seed: int) -> Depth:
+def _described(
+    states: Ensemble,
+    sums: Sums,
+    docs: np.ndarray,
+    pairs: Pairs,
+    named: Pairs,
+    seed: int,
+) -> Depth:
     spread = np.stack([singular(x - x.mean(axis=0))[0] for x in states.swapaxes(0, 1)])
     count, _, dim = sums.residuals.shape
     total = sums.total.sum(axis=0)
@@ -146,11 +170,11 @@ def _described(states: Ensemble, sums: Sums, docs: np.ndarray, pairs: Pairs, see
     growth = amplitude = slope = None
     fitted = np.full(len(pairs), np.nan)
     if not rounding:
-        growth, amplitude, slope = laws_of_growth(sums, docs, pairs, seed)
+        growth, amplitude, slope = laws_of_growth(sums, docs, named, seed)
         if growth is not None and amplitude is not None:
-            fitted = amplitude.value * np.exp(growth.value * pairs[:, 1])
+            fitted = amplitude.value * np.exp(growth.value * named[:, 1])
     found = Depth(
-        pairs=pairs,
+        pairs=named,
         r_squared=r_squared,
         variance=variance,
         fitted=fitted,
@@ -164,9 +188,10 @@ def _described(states: Ensemble, sums: Sums, docs: np.ndarray, pairs: Pairs, see
         slope=slope,
         findings=(),
     )
+    shares = _explained(sums, docs, pairs, named, seed)
     findings = (
-        *_explained(sums, docs, pairs, seed),
-        *_growth_findings(found),
+        *shares,
+        *growth_findings(growth, slope, variance, fitted, amplitude, shares[0]),
         *shape_findings(shapes, docs, pairs, dim, seed, rounding),
         stated(
             "number of singular directions that explain 95 % of what the law explains",
@@ -186,7 +211,9 @@ def _shares(sums: Sums, pairs: Pairs) -> tuple[dict[str, Column], Column]:
     return errors, (sums.total[:, step] / total).mean(axis=1)[:, None]
 
 
-def _explained(sums: Sums, docs: np.ndarray, pairs: Pairs, seed: int) -> tuple[Finding, ...]:
+def _explained(
+    sums: Sums, docs: np.ndarray, pairs: Pairs, named: Pairs, seed: int
+) -> tuple[Finding, ...]:
     errors, total = _shares(sums, pairs)
     law = errors["law"]
     names = ("identity", "rotation", "linear")
@@ -196,6 +223,9 @@ def _explained(sums: Sums, docs: np.ndarray, pairs: Pairs, seed: int) -> tuple[F
     )
     wrong = 1 - float(errors["shuffled"].sum() / total.sum())
     paired = f"With tokens paired at random it is {wrong:.2f}."
+    some = named[steps_of(pairs)]
+    if np.any(some[:, 1] - some[:, 0] != 1):
+        paired += f" Steps are {', '.join(f'{t} to {u}' for t, u in some)}."
     what = "share of the next layer's variance that"
     return (
         finding(f"{what} the law explains", share, 0.0, of_null="of the mean alone", note=paired),
@@ -206,26 +236,14 @@ def _explained(sums: Sums, docs: np.ndarray, pairs: Pairs, seed: int) -> tuple[F
     )
 
 
-def _growth_findings(found: Depth) -> tuple[Finding, ...]:
-    what = "growth exponent of the noise per layer"
-    if found.growth is None or found.amplitude is None:
-        return (withheld(what, "the residuals are rounding, or end at one layer only"),)
-    log, fitted = np.log(found.variance), np.log(found.fitted)
-    fit = 1 - np.sum((log - fitted) ** 2) / max(float(np.sum((log - log.mean()) ** 2)), 1e-300)
-    held = (
-        f"The exponential law explains {fit:.2f} of the variance of log variances over "
-        f"{len(log)} pairs of layers, and its factor is {shown(found.amplitude.value)}"
-    )
-    growth = finding(what, found.growth, 0.0, note=held)
-    if found.slope is None:
-        return (growth,)
-    note = "By the law the noise depends on the later layer alone."
-    named = "change of the noise's log variance per layer between the two"
-    return growth, finding(named, found.slope, 0.0, note=note)
-
-
 def _against(
-    mine: Sums, null: Sums, docs: np.ndarray, pairs: Pairs, seed: int
+    mine: Sums,
+    null: Sums,
+    docs: np.ndarray,
+    pairs: Pairs,
+    named: Pairs,
+    told: bool,
+    seed: int,
 ) -> tuple[Finding, ...]:
     """What training changed, on the same tokens."""
     columns, names = [], []
@@ -235,12 +253,13 @@ def _against(
         ]
         columns.append(gains[0] - gains[1])
         names.append(f"difference that training makes to the law's gain over {what}")
-    least = LEAST * null.total.sum(axis=0)
-    if np.all(null.errors["law"].sum(axis=0) > least):
-        parts = [growth_parts(x, pairs).get("growth") for x in (mine, null)]
-        if parts[0] is not None and parts[1] is not None:
-            columns.append(parts[0] - parts[1])
-            names.append("difference that training makes to the growth exponent")
+    what, why = "difference that training makes to the growth exponent", ()
+    if told:
+        parts = [growth_parts(x, named)["growth"] for x in (mine, null)]
+        columns.append(parts[0] - parts[1])
+        names.append(what)
+    else:
+        why = (withheld(what, "the growth exponent of one of the two models is"),)
     one = np.ones((len(docs), 1))
     found = stats.ratios(np.concatenate(columns, axis=1), one, docs, seed=seed)
-    return tuple(finding(name, x, 0.0) for name, x in zip(names, found, strict=True))
+    return *(finding(name, x, 0.0) for name, x in zip(names, found, strict=True)), *why

@@ -28,8 +28,8 @@ class Sums(NamedTuple):
 
 def depth_sample(
     store: Store, *, count: int, seed: int, burn: int = 1
-) -> tuple[Ensemble, Int[np.ndarray, " token"]]:
-    """States of random tokens at all numbered layers of a store, and the document of each.
+) -> tuple[Ensemble, Int[np.ndarray, " token"], tuple[int, ...]]:
+    """States of random tokens at all numbered layers of a store, their documents, and the layers.
 
     Args:
         store: With two numbered layers or more.
@@ -37,7 +37,7 @@ def depth_sample(
         seed: Of the choice. Stores of two models over the same texts give the same tokens.
         burn: Tokens at the start of each row that are left out.
     """
-    layers = [k for k in store.layers if isinstance(k, int)]
+    layers = tuple(sorted(k for k in store.layers if isinstance(k, int)))
     if len(layers) < 2:
         raise BadArgument(
             f"`store` has the layers {list(store.layers)}. Export two numbered layers or more."
@@ -57,13 +57,27 @@ def depth_sample(
     for row in np.unique(rows):
         at = tokens[rows == row]
         parts.append(np.stack([store.states(int(row), k)[at].astype(float) for k in layers], 1))
-    return np.concatenate(parts), np.asarray(store.docs, np.int64)[rows]
+    return np.concatenate(parts), np.asarray(store.docs, np.int64)[rows], layers
 
 
 def pairs_of(layers: int, spans: tuple[int, ...] | None) -> Pairs:
-    """Every two layers that are so far apart."""
+    """Every two layers that are so far apart, as places in the ensemble."""
     spans = tuple(range(1, layers)) if spans is None else spans
     return np.array([(t, t + s) for s in sorted(set(spans)) for t in range(layers - s)])
+
+
+def numbers_of(layers: Any, count: int) -> Int[np.ndarray, " layer"]:
+    """Of the layers: 0 to L unless they are given."""
+    if layers is None:
+        return np.arange(count)
+    numbers = np.asarray(layers)
+    whole = numbers.shape == (count,) and np.issubdtype(numbers.dtype, np.integer)
+    if not whole or np.any(np.diff(numbers) <= 0):
+        raise BadArgument(
+            f"`layers` is {layers}, for states at {count} layers. Pass the number of each, in "
+            "increasing order."
+        )
+    return numbers
 
 
 def reduced(

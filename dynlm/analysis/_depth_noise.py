@@ -8,13 +8,26 @@ from jaxtyping import Float
 from .. import stats
 from ..stats import Interval
 from ._depth_maps import Pairs, Sums, steps_of
-from .findings import Finding, finding, withheld
+from .findings import Finding, Verdict, finding, shown, withheld
 
 Columns = Float[np.ndarray, "token column"]
+PerPair = Float[np.ndarray, " pair"]
+
+GROWTH = "growth exponent of the noise per layer"
+SLOPE = "change of the noise's log variance per layer between the two"
+NO_LAW = (
+    "the law is not shown to explain anything from layer to layer, and then its noise is the states"
+    " themselves"
+)
 
 
 def growth_parts(sums: Sums, pairs: Pairs) -> dict[str, Columns]:
-    r"""Coefficients of $\log V$, as numbers whose mean over tokens they are: the delta method."""
+    r"""Coefficients of $\log V$, as numbers whose mean over tokens they are: the delta method.
+
+    Args:
+        sums: Of each pair.
+        pairs: The layers' numbers, so that growth is by layer whichever layers there are.
+    """
     error = sums.errors["law"]
     mean = error.mean(axis=0)
     log = np.log(mean / sums.residuals.shape[2])
@@ -33,6 +46,43 @@ def growth_parts(sums: Sums, pairs: Pairs) -> dict[str, Columns]:
     if (three := fit(ones, target, apart)) is not None:
         found["slope"] = three[:, 2:]
     return found
+
+
+def growth_findings(
+    growth: Interval | None,
+    slope: Interval | None,
+    variance: PerPair,
+    fitted: PerPair,
+    amplitude: Interval | None,
+    share: Finding,
+) -> tuple[Finding, ...]:
+    """Of noise, which there is if the law's share of the variance is above nothing."""
+    if growth is None or amplitude is None:
+        return (withheld(GROWTH, "the residuals are rounding, or end at one layer only"),)
+    if share.verdict is not Verdict.ABOVE:
+        why = f"{NO_LAW}. {share._replace(note='').sentence()}"
+        return withheld(GROWTH, why), *(() if slope is None else (withheld(SLOPE, NO_LAW),))
+    log, line = np.log(variance), np.log(fitted)
+    fit = 1 - np.sum((log - line) ** 2) / max(float(np.sum((log - log.mean()) ** 2)), 1e-300)
+    held = (
+        f"The exponential law explains {fit:.2f} of the variance of log variances over "
+        f"{len(log)} pairs of layers, and its factor is {shown(amplitude.value)}"
+    )
+    found = finding(GROWTH, growth, 0.0, note=held)
+    if slope is None:
+        return (found,)
+    note = "By the law the noise depends on the later layer alone."
+    return found, finding(SLOPE, slope, 0.0, note=note)
+
+
+def beside(found: Finding, null: Finding) -> Finding:
+    """The growth with that of the untrained model in its note."""
+    if found.verdict is Verdict.WITHHELD:
+        return found
+    value = "withheld" if null.value is None else shown(null.value)
+    if null.low is not None and null.high is not None:
+        value += f" [{shown(null.low)}, {shown(null.high)}]"
+    return found._replace(note=f"{found.note}. In the untrained model it is {value}")
 
 
 def laws_of_growth(

@@ -1,9 +1,11 @@
-"""`diffusive`: from which scale in time on, if any, is a diffusion a fair model?"""
+"""`diffusive`: what is the finest scale in time, if any, at which a diffusion is a fair model?"""
 
 import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
+import equinox as eqx
+import jax
 import numpy as np
 from jaxtyping import Bool
 
@@ -22,7 +24,9 @@ class Fairness(enum.Enum):
     """Whether steps of some width may be those of a diffusion."""
 
     FAIR = "fair"  # no test departs from Gaussian steps by more than its margin, nor might
-    JUMPS = "jumps"  # some test departs by more than its margin, and not by chance
+    # Steps are not Gaussian given the state: they jump, or have tails too light, as where states
+    # take two values. Some test departs by more than its margin, and not by chance.
+    JUMPS = "jumps"
     UNDECIDED = "undecided"  # too few steps to say
 
 
@@ -31,8 +35,8 @@ class Margins(NamedTuple):
     """How far tests may depart from what Gaussian steps give for a diffusion to be fair.
 
     Args:
-        bipower: Below one.
-        kurtosis: Above zero.
+        bipower: Either way from one.
+        kurtosis: Either way from zero.
         tail: Above the tail index of Gaussian steps.
         gap: Above zero, in nats per step and dimension.
     """
@@ -69,11 +73,15 @@ class Diffusive(NamedTuple):
     """What `diffusive` found.
 
     Args:
-        fairness: Fair: at `scale`. Jumps: at some scale, and fair at none. Undecided: neither.
+        fairness: Fair: at `scale`. Jumps: steps are not Gaussian at some scale, and fair at none.
+            Undecided: neither.
         scale: The least width that is fair; None where there is none.
         findings: The scale, and then all tests, each named with its scale.
         scales: By width; and last that of sentences.
         margins: What fair means here.
+        coarser: The scales coarser than `scale`, also sentences, at which steps are not Gaussian.
+        shuffled: The least width that is fair for the same states in random order within each
+            path, by all tests but the mixture's; None where there is none.
     """
 
     fairness: Fairness
@@ -81,6 +89,8 @@ class Diffusive(NamedTuple):
     findings: tuple[Finding, ...]
     scales: tuple[Scale, ...]
     margins: Margins
+    coarser: tuple[str, ...]
+    shuffled: int | None
 
 
 def diffusive(
@@ -100,13 +110,15 @@ def diffusive(
     most: int = 2**15,
     level: float = 0.95,
 ) -> Diffusive:
-    r"""Jump tests at several scales, and the scale from which a diffusion is a fair model.
+    r"""Jump tests at several scales, and the finest at which a diffusion is a fair model.
 
-    A test departs by $\delta$ from its value for Gaussian steps, on the side where jumps are. A
-    scale is fair where the far end of every interval of $\delta$ is within its margin, so that few
-    data never make a scale fair; it has jumps where some $\delta$ is beyond its margin and its
-    interval leaves zero out. The answer is the finest scale that is fair: coarser steps are made
-    of those. They need not be Gaussian themselves, as when a double well is seen at long gaps.
+    A test departs by $\delta$ from its value for Gaussian steps: either way for bipower and
+    kurtosis, else on the side where jumps are. A scale is fair where the far end of every interval
+    of $\delta$ is within its margin, so that few data never make a scale fair; steps are not
+    Gaussian where some $\delta$ is beyond its margin and its interval leaves zero out. The answer
+    is the finest scale that is fair: coarser steps are made of those. They need not be Gaussian
+    themselves, as when a double well is seen at long gaps: `coarser` names such scales. States
+    without dynamics become fair by being averaged alone: `shuffled` is where.
 
     Args:
         paths: A batch of paths.
@@ -144,17 +156,21 @@ def diffusive(
         found = test.findings if gap is None else (*test.findings, gap)
         fairness = judged(found, margins)
         scales.append(Scale(name, width, fairness, found, test.documents, test.transitions))
-    ladder = scales[: len(widths)]
-    fairness, scale, first = _conclusion(ladder)
+    fairness, scale, coarser = _least(scales, len(widths))
+    how_so: dict[str, Any] = dict(burn=burn, seed=seed, share=share, most=most, level=level)
+    shuffled = _by_chance(paths, docs, widths, how, margins, how_so)
+    first = _conclusion(scales[: len(widths)], scale, coarser, shuffled, margins)
     named = (one._replace(what=f"{one.what} at {s.name}") for s in scales for one in s.findings)
-    return Diffusive(fairness, scale, (first, *named), tuple(scales), margins)
+    return Diffusive(
+        fairness, scale, (first, *named), tuple(scales), margins, coarser, shuffled
+    )  # fmt: skip
 
 
 def judged(found: Sequence[Finding], margins: Margins) -> Fairness:
     """Fair, jumps or undecided, from the findings of one scale in their order."""
-    sides = (-1, 1, 1, 1)
+    both_sides = (True, True, False, False)
     fair, jumps = True, False
-    for one, side, margin in zip(found, sides, margins):
+    for one, both, margin in zip(found, both_sides, margins):
         if one.what == GAP and one.verdict is Verdict.WITHHELD:
             continue  # it asks for many more steps than the others
         ends = one.value, one.low, one.high, one.null
@@ -162,33 +178,87 @@ def judged(found: Sequence[Finding], margins: Margins) -> Fairness:
             fair = False
             continue
         value, low, high, null = (float(x) for x in ends if x is not None)
-        near, far = (low, high) if side > 0 else (high, low)
-        fair &= side * (far - null) < margin
-        jumps |= side * (near - null) > 0 and side * (value - null) > margin
+        for side in (1, -1) if both else (1,):
+            near, far = sorted((side * (low - null), side * (high - null)))
+            fair &= far < margin
+            jumps |= near > 0 and side * (value - null) > margin
     return Fairness.JUMPS if jumps else Fairness.FAIR if fair else Fairness.UNDECIDED
 
 
-def _conclusion(ladder: Sequence[Scale]) -> tuple[Fairness, int | None, Finding]:
-    what = "scale from which a diffusion is a fair model"
-    kinds = [one.fairness for one in ladder]
-    few = [one.name for one in ladder if one.fairness is Fairness.UNDECIDED]
-    unsaid = f"; there are not enough steps to say at {_listed(few)}" if few else ""
-    if Fairness.FAIR in kinds:
-        first = ladder[kinds.index(Fairness.FAIR)]
-        coarser = [one.name for one in ladder if one.fairness is Fairness.JUMPS]
-        coarser = coarser[kinds[: kinds.index(Fairness.FAIR)].count(Fairness.JUMPS) :]
+def _least(scales: Sequence[Scale], widths: int) -> tuple[Fairness, int | None, tuple[str, ...]]:
+    """The verdict, the least width that is fair, and which coarser scales are not Gaussian."""
+    kinds = [one.fairness for one in scales[:widths]]
+    if Fairness.FAIR not in kinds:
+        return Fairness.JUMPS if Fairness.JUMPS in kinds else Fairness.UNDECIDED, None, ()
+    least = scales[kinds.index(Fairness.FAIR)].width
+    wrong = (one for one in scales if one.width > least and one.fairness is Fairness.JUMPS)
+    return Fairness.FAIR, int(least), tuple(one.name for one in wrong)
+
+
+def _by_chance(
+    paths: Trajectory,
+    docs: Any,
+    widths: Sequence[int],
+    how: How,
+    margins: Margins,
+    how_so: dict[str, Any],
+) -> int | None:
+    """The least width at which the same states in random order are fair, without the mixture."""
+    burn, seed, most = (how_so[name] for name in ("burn", "seed", "most"))
+    test = {name: how_so[name] for name in ("seed", "share", "level")}
+    mask = np.asarray(paths.mask)
+    rank = np.where(mask, np.random.default_rng((seed, 1)).random(mask.shape), 2.0)
+    rank[:, :burn] = -1.0  # stays, and padding stays at the end
+    turn = np.argsort(rank, axis=1, kind="stable")
+    ys = jax.device_put(np.take_along_axis(np.asarray(paths.ys), turn[:, :, None], axis=1))
+    mixed = eqx.tree_at(lambda paths: paths.ys, paths, ys)
+    # Strided, states in random order have one law at every width.
+    for width in widths if how == "averaged" else widths[:1]:
+        grained = coarse(mixed, width, how, burn=burn)
+        steps = steps_of(grained, docs, seed=seed, burn=0, most=most)
+        if judged(tested(steps, **test).findings, margins) is Fairness.FAIR:
+            return width
+    return None
+
+
+def _conclusion(
+    ladder: Sequence[Scale],
+    scale: int | None,
+    coarser: Sequence[str],
+    shuffled: int | None,
+    margins: Margins,
+) -> Finding:
+    """The scale in words, and what it does not say."""
+    what = "finest scale at which a diffusion is a fair model"
+    names = {kind: [one.name for one in ladder if one.fairness is kind] for kind in Fairness}
+    few, wrong = names[Fairness.UNDECIDED], names[Fairness.JUMPS]
+    also = f"; there are not enough steps to say at {_listed(few)}" if few else ""
+    if shuffled is not None:
+        often = f"{shuffled} step" + "s" * (shuffled > 1)
+        also += f"; the same states in random order are fair from {often}"
+    if scale is not None:
         note = "There every test is within its margin"
         if coarser:
             note += f", and at {_listed(coarser)} not, so it must be solved with finer steps"
-        unit = "step" if first.width == 1 else "steps"
-        found = stated(what, first.width, unit=unit, note=note + unsaid)
-        return Fairness.FAIR, int(first.width), found
-    if Fairness.JUMPS in kinds:
-        names = [one.name for one in ladder if one.fairness is Fairness.JUMPS]
-        why = f"the process jumps at {_listed(names)}{unsaid}"
-        return Fairness.JUMPS, None, withheld(what, why)
-    why = "there are not enough steps to say, at any scale"
-    return Fairness.UNDECIDED, None, withheld(what, why)
+        at = next(one for one in ladder if one.width == scale)
+        if not any(one.what == GAP and one.verdict is not Verdict.WITHHELD for one in at.findings):
+            note += (
+                "; only three tests were made, and the shape of the step was not compared with a "
+                "mixture's"
+            )
+        return stated(what, float(scale), unit="step" if scale == 1 else "steps", note=note + also)
+    if wrong:
+        light = [one.name for one in ladder if _light(one, margins)]
+        lighter = f"; at {_listed(light)} tails are lighter than Gaussian ones" if light else ""
+        why = f"steps are not Gaussian given the state at {_listed(wrong)}{lighter}"
+        return withheld(what, why + also)
+    return withheld(what, "there are not enough steps to say, at any scale")
+
+
+def _light(scale: Scale, margins: Margins) -> bool:
+    """Whether tails are lighter than those of Gaussian steps, by more than the margin."""
+    kurtosis = scale.findings[1]
+    return kurtosis.verdict is Verdict.BELOW and (kurtosis.value or 0.0) < -margins.kurtosis
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -25,6 +25,8 @@ from ._basins import EulerMaruyama, RungeKutta, Step
 from .findings import Finding, finding, stated, withheld
 
 FINE = 0.05  # of the divergence: what steps that are fine enough for a flow differ by
+FLOW_EVERY = 5  # a Runge-Kutta step leaves .27 of a real direction or more, and five .0014
+UNIT = "per unit time"
 BLOCKS = 20  # stretches that a single path is cut into for its interval
 
 Tangents = Float[Array, "number dim"]
@@ -70,11 +72,13 @@ def exponents(
     burn: int | None = None,
     key: RandomKey | None = None,
     number: int | None = None,
-    every: int = 5,
+    every: int | None = None,
     t0: float = 0.0,
     seed: int = 0,
+    beside: float | None = None,
+    unit: str = UNIT,
 ) -> Spectrum:
-    """The Lyapunov spectrum of an SDE with a key, and of the flow along its drift without one.
+    r"""The Lyapunov spectrum of an SDE with a key, and of the flow along its drift without one.
 
     With a key the steps are Euler-Maruyama's, and a path and its neighbours share their noise. The
     law of a fit is that of its own scheme and step: give its step, or see that it embeds.
@@ -85,9 +89,15 @@ def exponents(
         steps: How many steps count.
         burn: How many steps before them do not; a tenth unless told.
         number: How many exponents, from the largest on; all unless told.
-        every: How many steps lie between two orthonormalisations.
+        every: How many steps lie between two orthonormalisations; by default 5 for the flow and 1
+            with a key. The step of a chain may shrink one direction so much more than another
+            that in float32 a few of them leave nothing of it.
         t0: Time at the start.
         seed: Of the intervals.
+        beside: The largest exponent of a simpler model, which the largest one is compared with:
+            $\log |\mu|_{\max} / \Delta t$ for a linear model with multipliers $\mu$. Without
+            it the null value is zero, which a fit of independent states is below too.
+        unit: What exponents are counted in, such as "per step of the chain" if `dt` is 1.
     """
     if not isinstance(sde, SDE):
         raise BadArgument(f"`sde` is {sde!r}. Pass an `SDE`; `spectrum` takes any step.")
@@ -95,6 +105,8 @@ def exponents(
     h = jnp.asarray(np.asarray(dt, dtype))
     step = RungeKutta(sde, h) if key is None else EulerMaruyama(sde, h)
     along = _Divergence(sde, key is not None) if number in (None, sde.dim) else None
+    if every is None:
+        every = FLOW_EVERY if key is None else 1
     return spectrum(
         step,
         y0s,
@@ -106,6 +118,8 @@ def exponents(
         every=every,
         t0=t0,
         seed=seed,
+        beside=beside,
+        unit=unit,
         along=along,
     )
 
@@ -119,9 +133,11 @@ def spectrum(
     burn: int | None = None,
     key: RandomKey | None = None,
     number: int | None = None,
-    every: int = 5,
+    every: int | None = None,
     t0: float = 0.0,
     seed: int = 0,
+    beside: float | None = None,
+    unit: str = UNIT,
     along: Callable[[Time, State], Any] | None = None,
 ) -> Spectrum:
     r"""$\lambda_i = \lim \frac{1}{n \Delta t} \sum_k \log R^{(k)}_{ii}$, with
@@ -131,10 +147,16 @@ def spectrum(
 
     Args:
         step: $\phi$; its key is None where none is given.
+        every: 1 unless told: nothing is known of how much a step shrinks.
         along: The rate at which volumes grow at `(t, y)`, averaged along the paths.
     """
     y0s = np.asarray(y0s)
+    every = 1 if every is None else every
     number, stretches, unused = _checked(y0s, dt, steps, burn, number, every)
+    if beside is not None and not math.isfinite(beside):
+        raise BadArgument(
+            f"`beside` is {beside}. Use a finite exponent, or None to compare with 0."
+        )
     dtype = jnp.asarray(y0s, jnp.result_type(float)).dtype
     # A start along the axes would miss what a triangular system does to the others.
     start = np.random.default_rng(0).normal(size=(number, y0s.shape[1]))
@@ -153,7 +175,8 @@ def spectrum(
         return Spectrum(nothing, (), local.mean(axis=1), local, times, None, None, found)
     local = local[:, :, np.argsort(-local.mean(axis=(0, 1)), kind="stable")]
     divergence = None if rates is None else float(rates.mean())
-    return _summary(local, every * dt, divergence, y0s.shape[1], seed)
+    found = _summary(local, every * dt, divergence, y0s.shape[1], seed)
+    return found._replace(findings=(_largest(found, beside, unit), *found.findings))
 
 
 def _summary(local: Any, stretch: float, divergence: float | None, dim: int, seed: int) -> Spectrum:
@@ -163,18 +186,7 @@ def _summary(local: Any, stretch: float, divergence: float | None, dim: int, see
     intervals = tuple(bootstrap(column, np.ones(len(rows)), which, seed=seed) for column in rows.T)
     values = local.mean(axis=(0, 1))
     dimension = _kaplan_yorke(values) if len(values) == dim or values.sum() < 0 else None
-    interval = intervals[0]._replace(value=float(values[0]))
-    of = f"{len(replicas)} replicas" if len(replicas) > 1 else "stretches of one path"
-    found = [
-        finding(
-            "largest Lyapunov exponent",
-            interval,
-            0.0,
-            unit="per unit time",
-            of_null="where nearby paths neither part nor meet",
-            note=f"The interval is over {of}",
-        )
-    ]
+    found = []
     if len(values) == dim:
         what, total = "sum of the Lyapunov exponents", float(values.sum())
         nothing = "of the mean divergence along the paths"
@@ -189,6 +201,21 @@ def _summary(local: Any, stretch: float, divergence: float | None, dim: int, see
         )
     times = stretch * np.arange(1, local.shape[1] + 1)
     return Spectrum(values, intervals, replicas, local, times, divergence, dimension, tuple(found))
+
+
+def _largest(found: Spectrum, beside: float | None, unit: str) -> Finding:
+    interval = found.intervals[0]._replace(value=float(found.exponents[0]))
+    count = len(found.replicas)
+    of = f"{count} replicas" if count > 1 else "stretches of one path"
+    null = "where nearby paths neither part nor meet" if beside is None else "of the linear model"
+    return finding(
+        "largest Lyapunov exponent",
+        interval,
+        0.0 if beside is None else float(beside),
+        unit=unit,
+        of_null=null,
+        note=f"The interval is over {of}",
+    )
 
 
 def _stretches(local: Float[np.ndarray, "stretch number"]) -> Float[np.ndarray, "block number"]:

@@ -6,12 +6,25 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._io import BadArgument
+from ..stats import Interval
 from ..trajectory import Trajectory
-from ._correlation import Rows, ends, halves, measured, others, rows_of
-from .findings import Finding, finding, stated, withheld
+from ._correlation import (
+    RANDOM,
+    Rows,
+    against,
+    crossed,
+    ends,
+    halves,
+    measured,
+    others,
+    reordered,
+    rows_of,
+)
+from .findings import Finding, finding, shown, stated, withheld
 
 Square = Float[np.ndarray, "dim dim"]
 FOLDS = 5
+ORDERS = 5  # random orders of the states, the mean over which is the null value
 WAVES = 64  # random cosines of a state, for the regression that is not linear
 RIDGE = 1e-6  # of a regression, as a share of the features' mean square
 
@@ -53,16 +66,82 @@ def markov_order(
     Both take a Markov process that is not linear for one of a higher order; the third does so less:
     a second state's gain over a regression on the first and on 64 random cosines of it.
 
+    Documents with means of their own fail all three, for older states tell the mean. So the null
+    values are the means over 5 random orders of each path's states, and the intervals those of the
+    paired differences from them; the two-step deviation in random order is counted in units of
+    that in the given one. What is above 0 and below its value in random order is withheld; what is
+    not above 0 is compared with 0. The intervals of the fields are of the numbers alone.
+
     Args:
         paths: A batch of evenly spaced paths.
         docs: The document of each path; two documents or more.
         most: The largest order.
         burn: How many first states of each path are left out.
-        seed: Of the resampling and of the cosines.
+        seed: Of the resampling, of the random orders and of the cosines.
     """
     if not (isinstance(most, int) and most >= 2):
         raise BadArgument(f"`most` is {most!r}. Use 2 or more: the largest order to try.")
     rows = rows_of(paths, docs, burn)
+    here = _sums(rows, most, seed)
+    rng = np.random.default_rng(seed)
+    drawn = [_sums(reordered(rows, rng), most, seed) for _ in range(ORDERS)]
+    apart, gains = (np.mean([getattr(d, n) for d in drawn], axis=0) for n in ("top", "gains"))
+    both = measured(np.hstack([here.top, here.top - apart]), here.under, rows.docs, seed)
+    slope, beyond = (crossed(one) for one in both)
+    found = measured(np.hstack([here.gains, here.gains - gains]), here.steps, rows.docs, seed)
+    own, more = found[:most], found[most:]
+    what = "share of the two-step deviation that other documents confirm"
+    results = [
+        stated(
+            "size of the two-step matrix less the square of the one-step one, of its size",
+            here.size,
+            float(np.mean([d.size for d in drawn])),
+            of_null=RANDOM,
+        ),
+        _beyond(what, slope, beyond)
+        if here.under.sum() > 0
+        else withheld(what, "the two-step matrix is the square of the one-step one"),
+    ]
+    names = [f"gain of {p} states over one in a linear model" for p in range(2, most + 1)]
+    names.append("gain of a second state over a nonlinear model of the first")
+    for what, gain, rest in zip(names, own, more):
+        results.append(_beyond(what, gain, rest, unit="nats per step"))
+    return MarkovOrder(
+        np.arange(2, most + 1), ends(own[:-1]), ends(own[-1:])[0], here.one, here.two,
+        ends([slope])[0], tuple(results),
+    )  # fmt: skip
+
+
+def _beyond(what: str, own: Interval, rest: Interval, unit: str = "") -> Finding:
+    """A number that has to be above 0 and above its value in random order as well.
+
+    Slow memory raises the second: that a number is below it says nothing.
+    """
+    null = own.value - rest.value
+    if null > 0 and not own.low > 0:
+        return finding(what, own, 0.0, unit=unit, of_null="where older states tell nothing")
+    if null > 0 and rest.high < 0:
+        return withheld(what, f"it is {shown(own.value)}, and {shown(null)} in random order")
+    return against(what, rest, null, unit=unit)
+
+
+class _Sums(NamedTuple):
+    """Of each path: confirmed deviation, what it is measured by, gains and steps; the matrices."""
+
+    top: Any
+    under: Any
+    gains: Any
+    steps: Any
+    one: Square
+    two: Square
+
+    @property
+    def size(self) -> float:
+        off = np.linalg.norm(self.two - self.one @ self.one)
+        return float(off / max(np.linalg.norm(self.two), 1e-300))
+
+
+def _sums(rows: Rows, most: int, seed: int) -> _Sums:
     path, history, y = _histories(rows, most)
     number = len(np.unique(rows.docs[path]))
     if number < 2:
@@ -70,8 +149,7 @@ def markov_order(
             f"{number} documents have {most + 1} states in a row. Pass more documents or longer "
             "paths, or use a smaller `most`: what older states tell is measured on other documents."
         )
-    one, two, num, den = _two_steps(rows, path, history, y)
-    (slope,) = measured(num, den, rows.docs, seed)
+    one, two, top, under = _two_steps(rows, path, history, y)
     designs = {p: history[:, :p].reshape(len(y), -1) for p in range(1, most + 1)}
     waves = np.concatenate([history[:, 0], _waves(history[:, 0], seed)], axis=1)
     nll = {p: _held_out(x, y, rows.docs[path]) for p, x in designs.items()}
@@ -80,26 +158,7 @@ def markov_order(
     gains = [nll[1] - nll[p] for p in range(2, most + 1)] + [without - with_one]
     sums = np.stack([np.bincount(path, g, minlength=len(rows.ys)) for g in gains], axis=1)
     steps = np.bincount(path, minlength=len(rows.ys)).astype(float)[:, None]
-    found = measured(sums, steps, rows.docs, seed)
-    size = float(np.linalg.norm(two - one @ one) / max(np.linalg.norm(two), 1e-300))
-    what = "share of the two-step deviation that other documents confirm"
-    results = [
-        stated(
-            "size of the two-step matrix less the square of the one-step one, of its size", size
-        ),
-        finding(what, slope, 0.0, of_null="of a linear Markov process")
-        if den.sum() > 0
-        else withheld(what, "the two-step matrix is the square of the one-step one"),
-    ]
-    for p, gain in zip(range(2, most + 1), found):
-        what = f"gain of {p} states over one in a linear model"
-        results.append(finding(what, gain, 0.0, unit="nats per step"))
-    what = "gain of a second state over a nonlinear model of the first"
-    results.append(finding(what, found[-1], 0.0, unit="nats per step"))
-    return MarkovOrder(
-        np.arange(2, most + 1), ends(found[:-1]), ends(found[-1:])[0], one, two,
-        ends([slope])[0], tuple(results),
-    )  # fmt: skip
+    return _Sums(top, under, sums, steps, one, two)
 
 
 def _histories(rows: Rows, most: int) -> tuple[Any, Any, Any]:

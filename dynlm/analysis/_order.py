@@ -29,6 +29,8 @@ NULL = "where time has no order"
 LINEAR_NULL = "of a linear model"
 
 Vector = Float[np.ndarray, " number"]
+Parts = Float[np.ndarray, " part"]
+Orders = Float[np.ndarray, "order part"]
 
 
 @final
@@ -55,6 +57,9 @@ class OrderTest(NamedTuple):
         nonlinear_permuted: What it is in each random order of the linear model's residuals.
         documents: How many were used.
         transitions: How many were used.
+        mean_beyond: Whether the mean of the next state is no linear function of this one: the
+            interval of that part is above zero, and the part is above that of all random orders.
+        variance_beyond: Likewise, whether its variance depends on this one.
     """
 
     verdict: Order
@@ -66,6 +71,8 @@ class OrderTest(NamedTuple):
     nonlinear_permuted: Vector
     documents: int
     transitions: int
+    mean_beyond: bool
+    variance_beyond: bool
 
 
 def order(
@@ -106,9 +113,10 @@ def order(
     documents = len(np.unique(s.doc))
     if why := too_few(s):
         told, none = tuple(withheld(kind, why) for kind in KINDS[:2]), np.zeros(0)
-        return OrderTest(Order.UNDECIDED, told, 0.0, none, 0.0, none, none, documents, len(s.x))
+        return OrderTest(Order.UNDECIDED, told, 0.0, none, 0.0, none, none, documents, len(s.x),
+                         False, False)  # fmt: skip
     ridge = Ridge(s, features, rng)
-    linear, shuffled, nonlinear, by_states, by_residuals = _statistics(s, ridge, orders, rng)
+    linear, shuffled, bent, by_states, by_residuals = _statistics(s, ridge, orders, rng)
     of_doc, weights = _linear_gains(s)
     gains = refined(s, ridge).gains
     gains = np.where(np.abs(gains) < ROUNDING, 0.0, gains)
@@ -120,21 +128,26 @@ def order(
 
     first = told_of(KINDS[0], of_doc / weights, weights, names, NULL)
     each = gains.sum(axis=1), gains[:, 0], gains[:, 1]
-    second, *parts = [
+    first = _permuted(first, linear, shuffled, "orders of the states")
+    told = [
         told_of(kind, values, ones, s.doc, LINEAR_NULL)
         for kind, values in zip(KINDS[1:], each, strict=True)
     ]
-    first = _permuted(first, linear, shuffled, "orders of the states")
-    second = _permuted(second, nonlinear, by_states, "orders of the states")
-    second = _permuted(second, nonlinear, by_residuals, "orders of the residuals")
+    for others, of_what in ((by_states, "states"), (by_residuals, "residuals")):
+        told = [
+            _permuted(one, real, values, f"orders of the {of_what}")
+            for one, real, values in zip(told, bent, others.T, strict=True)
+        ]
+    second, mean, variance = told
     verdict = Order.NONE
     if first.verdict is Verdict.ABOVE:
         verdict = Order.LINEAR
     if second.verdict is Verdict.ABOVE:
         verdict = Order.NONLINEAR
     return OrderTest(
-        verdict, (first, second, *parts), linear, shuffled, nonlinear, by_states, by_residuals,
-        documents, len(s.x),
+        verdict, (first, *told), linear, shuffled, float(bent[0]), by_states[:, 0],
+        by_residuals[:, 0], documents, len(s.x), mean.verdict is Verdict.ABOVE,
+        variance.verdict is Verdict.ABOVE,
     )  # fmt: skip
 
 
@@ -248,19 +261,23 @@ def refined(s: States, ridge: Ridge) -> Refined:
 
 def _statistics(
     s: States, ridge: Ridge, orders: int, rng: np.random.Generator
-) -> tuple[float, Vector, float, Vector, Vector]:
-    """Both statistics in the order given and in random ones, per step and dimension."""
+) -> tuple[float, Vector, Parts, Orders, Orders]:
+    """Both statistics in the order given and in random ones, per step and dimension.
+
+    The nonlinear one is followed by its parts, of the mean and of the variance.
+    """
     unit = len(s.x) * s.z.shape[1]
     dim, start = s.z.shape[1], np.flatnonzero(np.diff(s.path[s.x], prepend=-1))
     size = np.diff(start, append=len(s.x))
 
-    def nonlinear(values: np.ndarray, at: Int[np.ndarray, " step"]) -> float:
+    def nonlinear(values: np.ndarray, at: Int[np.ndarray, " step"]) -> Parts:
         full = np.zeros((len(s.z), 2 * dim))
         full[at] = values
         c = ridge.sums(full)
-        return (ridge.gain(c[:, :, :dim]) / 2 + ridge.gain(c[:, :, dim:]) / 4) / unit
+        parts = ridge.gain(c[:, :, :dim]) / 2 / unit, ridge.gain(c[:, :, dim:]) / 4 / unit
+        return np.array([sum(parts), *parts])
 
-    def both(at: Int[np.ndarray, " state"]) -> tuple[float, float, np.ndarray]:
+    def both(at: Int[np.ndarray, " state"]) -> tuple[float, Parts, np.ndarray]:
         """In the order in which state `at[i]` stands where state i stood."""
         x, y = s.z[at[s.x]], s.z[at[s.x + 1]]
         values = _residuals(x, y, start, size)
@@ -273,7 +290,7 @@ def _statistics(
     permuted = [
         nonlinear(values[_shuffled(s.path[s.x], rng)], s.x) for _ in range(orders)
     ]  # fmt: skip
-    shuffled, by_states = np.array(turned).T
+    shuffled, by_states = (np.array(values) for values in zip(*turned))
     return real, shuffled, bent, by_states, np.array(permuted)
 
 

@@ -19,11 +19,12 @@ from ..predict._steps import ROWS, by_rows, gaps_filled, scored
 from ..sde import SDE
 from ..stats import largest_gap
 from ..trajectory import Trajectory
-from ._correlation import by_influence, ends, lagged, measured, rows_of
+from ._correlation import against, by_chance, by_influence, crossed, ends, lagged, measured, rows_of
 from ._stationarity import along_others
 from .findings import Finding, finding
 
 LEVELS = 100  # bins of the distribution function
+RANDOM = "of the same residuals in random order"
 TAIL = 1e-6  # a law that is no Gaussian has normal scores up to this probability, 4.75 deviations
 
 
@@ -69,6 +70,10 @@ def residuals(
     kurtosis is heavy tails or jumps. The signs of skewness differ between components, and those of
     memory between pairs of them: their sign is taken from other documents, so that they add up.
 
+    Residuals with a mean or a strength of their own in each document are correlated in any order.
+    So correlations have the null value that each path's residuals have on average in random order,
+    and the interval of the paired difference from it.
+
     Args:
         model: A predictor, or an SDE, taken with one Euler step to a gap.
         paths: A batch of held-out paths.
@@ -89,20 +94,29 @@ def residuals(
     scale = np.sqrt((off**2).sum(axis=(0, 1)) / n.sum())
     x = off / np.where(scale > 0, scale, 1.0)
     square = np.where(good[:, :, None], x**2 - 1, 0.0)
-    columns = [lagged(v, good, lag)[:2] for v in (x, square) for lag in lags]
+    columns = [lagged(v, good, lag) for v in (x, square) for lag in lags]
     num, den = (np.stack([c[i].sum(axis=1) for c in columns], axis=1) for i in (0, 1))
-    found = measured(num, den, rows.docs, seed)
+    pairs, k = np.stack([c[2] for c in columns], axis=1), len(lags)
+    chance = np.hstack([by_chance(x, good, pairs[:, :k]), by_chance(square, good, pairs[:, k:])])
+    both = measured(np.hstack([num, num - chance]), np.hstack([den, den]), rows.docs, seed)
+    found, more = both[: 2 * k], both[2 * k :]
+
+    def correlation(i: int, what: str) -> Finding:
+        null = found[i].value - more[i].value
+        return against(
+            f"lag-{lags[i % k]} correlation of the {what}", more[i], null, of_null=RANDOM
+        )
+
     bins = np.clip(np.floor(u * LEVELS), 0, LEVELS - 1).astype(int)[good]
     where = np.repeat(np.nonzero(good)[0], z.shape[2]) * LEVELS + bins.ravel()
     pit = np.bincount(where, minlength=len(z) * LEVELS).reshape(len(z), LEVELS)
     gap = largest_gap(pit, np.full(LEVELS, 1 / LEVELS), rows.docs, seed=seed)
     count = n.astype(float)[:, None]
     (variance,) = measured((z**2).mean(axis=2).sum(axis=1)[:, None], count, rows.docs, seed)
-    k = len(lags)
     results = [
-        *(finding(f"lag-{l} correlation of the residuals", f, 0.0) for l, f in zip(lags, found)),
+        *(correlation(i, "residuals") for i in range(k)),
         _memory(x, good, rows.docs, seed),
-        finding(f"lag-{lags[0]} correlation of the squared residuals", found[k], 0.0),
+        correlation(k, "squared residuals"),
         finding("mean square of the residuals", variance, 1.0),
         *_shape(x, good, rows.docs, seed),
         finding(
@@ -129,11 +143,18 @@ def predictor_of(model: Any) -> AbstractPredictor:
 
 
 def _memory(x: Any, good: Any, docs: Any, seed: int) -> Finding:
-    r"""$\sum_k x_{k+1}^\top R\,x_k / n$, R of norm one along other documents' lag-1 matrix."""
+    r"""$\sum_k x_{k+1}^\top R\,x_k / n$ less that in random order.
+
+    R of norm one lies along the same difference of other documents' lag-1 matrices.
+    """
     both = (good[:, :-1] & good[:, 1:]).sum(axis=1).astype(float)[:, None]
-    outer = np.einsum("pki,pkj->pij", x[:, 1:], x[:, :-1]).reshape(len(x), -1)
-    (found,) = measured(along_others(outer, docs), both, docs, seed)
-    return finding("lag-1 memory of the residuals that other documents confirm", found, 0.0)
+    n, total = good.sum(axis=1), x.sum(axis=1)
+    pair = np.einsum("pi,pj->pij", total, total) - np.einsum("pki,pkj->pij", x, x)
+    pair = pair / np.maximum(n * (n - 1), 1)[:, None, None]
+    outer = np.einsum("pki,pkj->pij", x[:, 1:], x[:, :-1]) - both[:, :, None] * pair
+    (found,) = measured(along_others(outer.reshape(len(x), -1), docs), both, docs, seed)
+    what = "lag-1 memory of the residuals beyond random order that other documents confirm"
+    return finding(what, crossed(found), 0.0)
 
 
 def _shape(x: Any, good: Any, docs: Any, seed: int) -> tuple[Finding, Finding]:
@@ -152,7 +173,7 @@ def _shape(x: Any, good: Any, docs: Any, seed: int) -> tuple[Finding, Finding]:
     value = float(m4.mean()) - 3
     fourth = by_influence(value, tail.mean(axis=2).sum(axis=1) / n, docs, seed)
     return (
-        finding("skewness of the residuals that other documents confirm", third, 0.0),
+        finding("skewness of the residuals that other documents confirm", crossed(third), 0.0),
         finding("excess kurtosis of the residuals", fourth, 0.0, of_null="of a Gaussian"),
     )
 

@@ -12,6 +12,7 @@ from ._compare import compared as compared
 from ._compare import study_revisions as study_revisions
 from ._decoding import Decoded as Decoded
 from ._decoding import decoded as decoded
+from ._demo import demo as demo
 from ._effects import Caused as Caused
 from ._fits import Fits as Fits
 from ._fits import fitted as fitted
@@ -26,6 +27,5 @@ from ._steered import Steered as Steered
 from ._steered import steered as steered
 from ._study import dynamics as dynamics
 from ._text import Done as Done
-from ._text import demo as demo
 from ._text import study as study
 from ._text import study_store as study_store

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 
 import jax
 
-from .._io import duration
+from .._io import duration, progress
 
 EVENT = "/jax/core/compile/backend_compile_duration"
 LONG = 0.1  # seconds of compiling from which a program is counted; a lone sum takes a hundredth
@@ -44,11 +44,18 @@ class Budget:
     def stage(self, name: str) -> Iterator[None]:
         """Times what is done within."""
         _listen()
+        with progress(name, 1, quiet=True) as advance:
+            advance(0)  # ends here where Ctrl-C was pressed
         begun, before = time.monotonic(), len(_compiled)
         number = f"{len(self.stages) + 1}" + (f"/{self.expected}" if self.expected else "")
         if not self.quiet:
             print(f"[{number}] {name} ...", file=sys.stderr, flush=True)
-        yield
+        try:
+            yield
+        finally:
+            self._ended(name, number, begun, before)
+
+    def _ended(self, name: str, number: str, begun: float, before: int) -> None:
         took = _compiled[before:]
         done = Stage(
             name, time.monotonic() - begun, sum(one >= LONG for one in took), float(sum(took))

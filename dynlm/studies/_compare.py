@@ -65,7 +65,6 @@ def study_revisions(
             seed = (plan or Plan()).seed
             of = first.layers[0] if layer is None else _named(first, layer)
             results["sections"].append(alike_section(stores, of, seed))
-    results["budget"] = budget.to_json()
     return written(results, out, budget)
 
 

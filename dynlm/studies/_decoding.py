@@ -173,7 +173,7 @@ def _compared(
             continue
         one, two = sound[a], sound[b]
         gains, less = over([one.score - two.score, two.divergence - one.divergence])
-        for h, x in zip(horizons, gains if b != "iid" else gains[:1], strict=False):
+        for h, x in zip(horizons, gains, strict=True):
             findings.append(
                 finding(f"{gain} {counted(h, 'step')} ahead", x, 0.0, unit="nats a token")
             )

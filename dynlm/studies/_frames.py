@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._io import BadArgument
-from ..analysis.findings import Finding, plain, shown
+from ..analysis.findings import Finding, plain
 from ..predict._table import Failure
 from ..stats import Interval
 
@@ -45,9 +45,10 @@ def guarded(id: str, title: str, asked: str, make: Callable[[], dict[str, Any]])
     """A section, or one that says why there is none: the others stand."""
     try:
         return make()
-    except (BadArgument, FloatingPointError, np.linalg.LinAlgError) as error:
+    except Exception as error:  # noqa: BLE001 - what failed late must not lose what took hours
         trust = "Nothing follows from this section."
-        return section(id, title, asked or "This was not answered.", trust) | {"error": str(error)}
+        why = str(error) if isinstance(error, BadArgument) else f"{type(error).__name__}: {error}"
+        return section(id, title, asked or "This was not answered.", trust) | {"error": why}
 
 
 def table(
@@ -67,11 +68,6 @@ def cell(x: Any) -> Any:
     if isinstance(x, Failure):
         return f"none ({x.reason})"
     return plain(x)
-
-
-def in_words(found: Interval) -> str:
-    """A number with its interval, in a sentence."""
-    return f"{shown(found.value)} [{shown(found.low)}, {shown(found.high)}]"
 
 
 def some_points(*columns: np.ndarray, most: int = POINTS, seed: int = 0) -> list[np.ndarray]:

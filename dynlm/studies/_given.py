@@ -1,5 +1,7 @@
 """`Given`: what a study is of, as rows for training, validation and test."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, final
 
 import jax
@@ -10,6 +12,7 @@ from .. import _data
 from .._fields import shown
 from .._io import BadArgument
 from .._judge import Rows, rows_from
+from ..analysis import coarse
 from ..store import SHARES, Projection, Store, fit_projection
 from ..store._split import split_docs
 from ..trajectory import Trajectory
@@ -35,7 +38,7 @@ class Given(NamedTuple):
     unit: str = "documents"
     projection: Projection | None = None
     layer: int | str | None = None
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def dim(self) -> int:
@@ -124,6 +127,16 @@ def given_paths(paths: Any, docs: Any = None, *, seed: int = 0) -> Given:
     about = {"rows": count, "documents": len(names), "states": int(np.sum(paths.mask))}
     train, valid, test = parts
     return Given(train, valid, test, about=about)
+
+
+def coarser(given: Given, width: int, burn: int) -> Given:
+    """The same averaged over so many steps; the first `burn` states are left out."""
+    parts = [
+        Rows(coarse(part.paths, width, "averaged", burn=burn), part.docs)
+        for part in (given.train, given.valid, given.test)
+    ]
+    about = {**given.about, "steps averaged": width}
+    return given._replace(train=parts[0], valid=parts[1], test=parts[2], about=about)
 
 
 def _part(paths: Trajectory, docs: np.ndarray, which: np.ndarray) -> Rows:

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple, final
 import jax.random as jr
 
 from .. import baselines, predict
-from .._judge import Rows, judge
+from .._judge import Rows, judge, refined
 from .._judge import Verdict as Judged
 from .._run import Run
 from .._types import RandomKey
+from ..analysis.findings import Finding, finding, withheld
+from ..predict._steps import on_host, step_sums
+from ..stats import Interval, ratios
 from ..trajectory import Trajectory
 from ._budget import Budget
 from ._fits import Fits, fitted
@@ -28,7 +31,8 @@ class Basis(NamedTuple):
         fits: What was fitted.
         judged: What the first fit is worth.
         linear: VAR(1), fitted to the same rows.
-        refined: Of the other fits, whether they are processes in continuous time.
+        refined: Of the other fits, whether they are processes in continuous time, and why not.
+        best: The baseline that scored best, by name, and what the first fit gains over it.
     """
 
     given: Given
@@ -36,7 +40,8 @@ class Basis(NamedTuple):
     fits: Fits
     judged: Judged
     linear: baselines.Autoregressive
-    refined: Mapping[str, Any]
+    refined: Mapping[str, tuple[Any, str]]
+    best: tuple[str, Finding]
 
     @property
     def run(self) -> Run:
@@ -52,26 +57,30 @@ def based(
     with budget.stage("fits"):
         fits = fitted(given, plan, key=fit_key, out=out, quiet=quiet)
     with budget.stage("baselines and scores"):
-        judged = _judged(given, plan, fits, judge_key)
-    refined: dict[str, Any] = {}
+        judged, models = _judged(given, plan, fits, judge_key)
+        best = _over_best(given, plan, fits.main, judged, models)
+    others: dict[str, Any] = {}
     if len(fits.runs) > 1:
         with budget.stage("refinement of the other fits"):
             for number, (name, run) in enumerate(list(fits.runs.items())[1:]):
-                refined[name] = _refined(run, given.test.paths, jr.fold_in(fine_key, number))
+                others[name] = _refined(run, given.test.paths, jr.fold_in(fine_key, number))
     if plan.power:
         with budget.stage("power"):
             judged = judged._replace(power=_power(given, plan, power_key))
     linear = baselines.var1(given.train.paths, burn=plan.burn)
-    return Basis(given, plan, fits, judged, linear, refined)
+    return Basis(given, plan, fits, judged, linear, others, best)
 
 
-def _judged(given: Given, plan: Plan, fits: Fits, key: RandomKey) -> Judged:
+def _judged(given: Given, plan: Plan, fits: Fits, key: RandomKey) -> tuple[Judged, dict[str, Any]]:
+    """The scores, and the baselines that were scored."""
+    made: dict[str, Any] = {}
     others = {name: run.predictor() for name, run in list(fits.runs.items())[1:]}
 
     def make(paths: Trajectory, key: RandomKey) -> dict[str, Any]:
-        return others | _baselines(Rows(paths, given.train.docs), plan, key)
+        made.update(_baselines(Rows(paths, given.train.docs), plan, key))
+        return others | made
 
-    return judge(
+    judged = judge(
         fits.main,
         given.train,
         given.test,
@@ -82,6 +91,27 @@ def _judged(given: Given, plan: Plan, fits: Fits, key: RandomKey) -> Judged:
         burn=plan.burn,
         horizons=tuple(h for h in plan.horizons if h < given.test.paths.ts.shape[1] - plan.burn),
     )
+    return judged, made
+
+
+def _over_best(
+    given: Given, plan: Plan, run: Run, judged: Judged, models: Mapping[str, Any]
+) -> tuple[str, Finding]:
+    """What a fit gains over the best baseline, paired by document; by programs that are there."""
+    what = "gain of the neural SDE over the best baseline"
+    scored = {k: judged.scores.models[k].nll for k in models}
+    known = {k: x.value for k, x in scored.items() if isinstance(x, Interval)}
+    mine = judged.scores.models["fit"].nll
+    if not known or not isinstance(mine, Interval):
+        return "", withheld(what, "the fit or all baselines have no density")
+    name = min(known, key=known.__getitem__)
+    sums = [on_host(step_sums(one, given.test.paths, plan.burn, None, None))
+            for one in (models[name], run.predictor())]  # fmt: skip
+    over = (sums[0].nll - sums[1].nll)[:, None]
+    under = sums[1].count[:, None] * given.dim
+    (gain,) = ratios(over, under, given.test.docs, seed=plan.seed)
+    unit = "nats per step and dimension"
+    return name, finding(what, gain, 0.0, unit=unit, of_null="of that baseline itself")
 
 
 def _baselines(rows: Rows, plan: Plan, key: RandomKey) -> dict[str, Any]:
@@ -105,10 +135,9 @@ def _baselines(rows: Rows, plan: Plan, key: RandomKey) -> dict[str, Any]:
     return found
 
 
-def _refined(run: Run, paths: Trajectory, key: RandomKey) -> Any:
-    from .._judge import _refined as refined
-
-    return refined(run, paths, key)[0]
+def _refined(run: Run, paths: Trajectory, key: RandomKey) -> tuple[Any, str]:
+    found, _, reason = refined(run, paths, key)
+    return found, reason
 
 
 def _power(given: Given, plan: Plan, key: RandomKey) -> predict.Power:

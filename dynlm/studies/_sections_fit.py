@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._judge import Verdict as Judged
+from .._judge import beyond_linear
 from ..analysis.findings import Finding, finding, stated, withheld
 from ..predict import ScoreTable
 from ..predict._table import Failure
@@ -37,12 +38,15 @@ def gain_of(scores: ScoreTable, name: str, what: str, note: str = "") -> Finding
     return withheld(what, gain.reason if isinstance(gain, Failure) else "there is no linear model")
 
 
-def worth_section(judged: Judged, fits: Fits) -> dict[str, Any]:
+def worth_section(
+    judged: Judged, fits: Fits, best: tuple[str, Finding], id: str = "worth"
+) -> dict[str, Any]:
     """Scores of all fits and baselines on held-out documents."""
     scores = judged.scores
     main = next(iter(fits.runs))
     found = [
         gain_of(scores, "fit", "gain of the neural SDE over VAR(1)"),
+        best[1]._replace(note=f"That is {NAMES.get(best[0], best[0])}.") if best[0] else best[1],
         shuffled_gain(judged),
         *(
             gain_of(scores, name, f"gain of the neural SDE with {name} over VAR(1)")
@@ -50,13 +54,14 @@ def worth_section(judged: Judged, fits: Fits) -> dict[str, Any]:
         ),
     ]
     return section(
-        "worth",
+        id,
         "What is the fit worth?",
         f"Does the neural SDE ({main}) predict held-out {scores.unit} better than simple models?",
         CAUTION,
         findings=found,
+        found=[beyond_linear(judged)],
         tables=[_scores_table(scores), _seeds_table(fits)],
-        figures=[_bars(scores)],
+        figures=[_bars(scores, f"gains-{id}")],
         mark="ours",
     )
 
@@ -100,12 +105,12 @@ def _seeds_table(fits: Fits) -> dict[str, Any]:
     return table("Seeds", heads, rows, note)
 
 
-def _bars(scores: ScoreTable) -> dict[str, Any]:
+def _bars(scores: ScoreTable, id: str) -> dict[str, Any]:
     named = [(NAMES.get(n, n), m.gain) for n, m in scores.models.items() if n != scores.reference]
     kept = [(name, gain) for name, gain in named if isinstance(gain, Interval)]
     ends = {k: [getattr(gain, k) for _, gain in kept] for k in ("value", "low", "high")}
     return {
-        "id": "gains",
+        "id": id,
         "title": f"Gain over {scores.reference}",
         "kind": "bars",
         "labels": [name for name, _ in kept],
@@ -127,14 +132,14 @@ def law_section(judged: Judged, fits: Fits, others: Mapping[str, Any]) -> dict[s
     Args:
         judged: What was found of the main fit.
         fits: All fits.
-        others: Of the other fits, by name, their `Refinement`.
+        others: Of the other fits, by name, their `Refinement`, and why not.
     """
     found: list[Finding] = []
     rows = []
-    refined = {next(iter(fits.runs)): judged.refinement, **others}
-    for name, one in refined.items():
+    first = judged.refinement, judged.reason
+    for name, (one, reason) in {next(iter(fits.runs)): first, **others}.items():
         if one is None:
-            rows.append([name, None, None, None, "not checked: its loss names no scheme"])
+            rows.append([name, None, None, None, reason])
             continue
         moved = max(abs(c - one.correlation[0]) for c in one.correlation)
         rows.append([name, max(one.mean), max(one.covariance), moved, one.reason])
@@ -153,7 +158,7 @@ def law_section(judged: Judged, fits: Fits, others: Mapping[str, Any]) -> dict[s
         else "Claims in continuous time are withheld"
     )  # fmt: skip
     linear = []
-    if judged.embedding is not None:
+    if judged.embedding is not None and judged.embedding.reason not in judged.reason:
         linear = [f"The linear one-step model: {_ended(judged.embedding.reason)}"]
     heads = ["fit", "change of mean, in noises", "change of covariance"]
     heads += ["change of lag-1 correlation", "verdict"]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .. import analysis
+from .._io import counted
 from .._types import RandomKey
 from ._frames import section, table
 from ._given import Given, some
@@ -18,14 +19,15 @@ ORDER = {
     "undecided": "There are too few documents to say what the order in time holds.",
 }
 FAIR = {
-    "fair": "From {scale} tokens on a diffusion is a fair model of these states.",
-    "jumps": "At every scale that could be decided the states jump: no diffusion is a fair model.",
+    "fair": "At the scale of {scale} a diffusion is a fair model of these states.",
+    "jumps": "At every scale that could be decided steps are not Gaussian given the state: no "
+    "diffusion is a fair model.",
     "undecided": "There are too few steps to say at which scale a diffusion is a fair model.",
 }
 
 
 def order_section(given: Given, plan: Plan) -> tuple[dict[str, Any], Any]:
-    """What the order in time holds, asked of all documents by closed-form models."""
+    """What the order in time holds, asked of the training documents by closed-form models."""
     found = analysis.order(given.train.paths, given.train.docs, seed=plan.seed, burn=plan.burn)
     made = section(
         "order",
@@ -34,11 +36,21 @@ def order_section(given: Given, plan: Plan) -> tuple[dict[str, Any], Any]:
         "a linear model does?",
         "Two tests must agree: an interval by document, and 39 random orders of the same states. "
         "Chance alone passes the second once in forty.",
-        found=[ORDER[found.verdict.value]],
+        found=[_order_said(found)],
         findings=found.findings,
         mark="ours",
     )
     return made, found
+
+
+def _order_said(found: Any) -> str:
+    """The verdict in words, and whether it is of the mean or of the variance."""
+    said = ORDER[found.verdict.value]
+    if found.verdict.value != "nonlinear":
+        return said
+    there = {"drift": found.mean_beyond, "noise": found.variance_beyond}
+    parts = [name for name, beyond in there.items() if beyond]
+    return f"{said} That is of its {' and its '.join(parts)}." if parts else said
 
 
 def memory_section(b: Basis) -> dict[str, Any]:
@@ -194,7 +206,14 @@ def scales_section(
         rows.paths, rows.docs, key=key, widths=widths, how="averaged", marks=marks,
         mixture=mixture, seed=plan.seed, burn=plan.burn,
     )  # fmt: skip
-    sentence = FAIR[found.fairness.value].format(scale=found.scale)
+    said = [FAIR[found.fairness.value].format(scale=counted(found.scale or 0, "token"))]
+    if found.scale is not None and found.coarser:
+        said.append(f"It is no fair model at {', '.join(found.coarser)}.")
+    if found.scale is not None and found.shuffled is not None:
+        often = counted(found.shuffled, "token")
+        said.append(f"The same states in random order are fair at {often} too.")
+        if 1 < found.scale >= found.shuffled:
+            said.append("So averaging alone explains it, and nothing is said of text.")
     body = []
     kinds = list(dict.fromkeys(one.what for scale in found.scales for one in scale.findings))
     for scale in found.scales:
@@ -210,7 +229,7 @@ def scales_section(
         "as those of a diffusion are, or do states jump?",
         "A scale counts as fair only where intervals are narrow enough to have shown jumps; few "
         "data make no scale fair.",
-        found=[sentence],
+        found=said,
         findings=found.findings[:1],
         tables=[table("Tests by scale", ["scale", "verdict", "steps", *kinds], body, note)],
         figures=[_by_scale(found, kinds)],

@@ -1,9 +1,10 @@
 """`study`: all sections of rows of states, as one results document."""
 
+import dataclasses
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.random as jr
@@ -12,7 +13,7 @@ import numpy as np
 from ..analysis.findings import Finding, plain
 from ._budget import Budget
 from ._frames import guarded
-from ._given import Given
+from ._given import Given, coarser
 from ._plan import Plan
 from ._sde import Basis, based
 from ._sections_fit import gain_of, law_section, shuffled_gain, worth_section
@@ -25,7 +26,22 @@ from ._sections_process import (
 )
 from ._sections_space import fields_section, moments_section, stability_section
 
-Sections = list[dict[str, Any]]
+
+@final
+class Dynamics(NamedTuple):
+    """The sections on rows of states.
+
+    Args:
+        sections: In their order.
+        claims: After how many of them those stand that say what may be claimed.
+        basis: What they were made from.
+        order: The verdict on the order in time.
+    """
+
+    sections: list[dict[str, Any]]
+    claims: int
+    basis: Basis
+    order: Any
 
 
 def dynamics(
@@ -35,9 +51,8 @@ def dynamics(
     budget: Budget,
     out: Path | None = None,
     marks: np.ndarray | None = None,
-    quiet: bool = False,
-) -> tuple[Sections, Basis, Any]:
-    """The sections on rows of states, what they were made from, and the verdict on their order.
+) -> Dynamics:
+    """All that a study says of rows of states.
 
     Args:
         given: The rows.
@@ -45,31 +60,55 @@ def dynamics(
         budget: Where the time goes.
         out: Folder of the fits, which are read where they are done.
         marks: Of training rows, the last state of each sentence.
-        quiet: No bars.
     """
-    keys = jr.split(jr.fold_in(jr.key(plan.seed), 1), 4)
-    made: Sections = []
+    keys = jr.split(jr.fold_in(jr.key(plan.seed), 1), 5)
     with budget.stage("order in time"):
         first, order = order_section(given, plan)
-    made.append(first)
-    b = based(given, plan, budget=budget, out=out, quiet=quiet)
-    made += [worth_section(b.judged, b.fits), law_section(b.judged, b.fits, b.refined)]
+    b = based(given, plan, budget=budget, out=out, quiet=True)
+    made = [
+        first,
+        worth_section(b.judged, b.fits, b.best),
+        law_section(b.judged, b.fits, b.refined),
+    ]
+    claims = len(made)
+    scale: list[int] = []
+
+    def scales() -> dict[str, Any]:
+        one, found = scales_section(given, plan, keys[0], marks)
+        if found.scale is not None and found.scale > 1:
+            scale.append(found.scale)
+        return one
+
     rest: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
-        ("scales", "Is it diffusive, and at which scale?",
-         lambda: scales_section(given, plan, keys[0], marks)[0]),
+        ("scales", "Is it diffusive, and at which scale?", scales),
         ("memory", "Memory", lambda: memory_section(b)),
         ("residuals", "What the fit has missed", lambda: residual_section(b)),
         ("fields", "Drift and noise", lambda: fields_section(b)),
         ("passage", "Passages and conditional moments", lambda: passage_section(b, keys[1])),
         ("stability", "Stability", lambda: stability_section(b, keys[2])),
         ("moments", "Moments in time", lambda: moments_section(b, keys[3])),
-    ]  # fmt: skip
+    ]
     for id, title, make in rest:
         if id in plan.skip:
             continue
         with budget.stage(title.split(",")[0].rstrip("?").lower()):
             made.append(guarded(id, title, "", make))
-    return made, b, order
+    for width in scale:
+        with budget.stage(f"the study at {width} tokens"):
+            title = "At the scale where a diffusion is fair"
+            again = guarded("coarse", title, "", lambda: _again(given, plan, width, out))  # noqa: B023
+            made.append(again | {"id": "coarse", "title": title})
+    return Dynamics(made, claims, b, order)
+
+
+def _again(given: Given, plan: Plan, width: int, out: Path | None) -> dict[str, Any]:
+    """The first fit and its scores once more, of states averaged over so many steps."""
+    short = dataclasses.replace(plan, fits=plan.fits[:1], seeds=1, horizons=(), burn=0, power=0)
+    folder = None if out is None else out / f"averaged-{width}"
+    b = based(coarser(given, width, plan.burn), short, budget=Budget(quiet=True), out=folder)
+    found = worth_section(b.judged, b.fits, b.best, "coarse")
+    asked = f"Averaged over {width} steps, where steps looked Gaussian: what is the fit worth?"
+    return found | {"asked": asked}
 
 
 def main_cards(b: Basis, order: Any) -> list[dict[str, Any]]:
@@ -81,7 +120,7 @@ def main_cards(b: Basis, order: Any) -> list[dict[str, Any]]:
         card(
             "What the SDE adds",
             gain_of(b.judged.scores, "fit", "gain of the neural SDE over VAR(1)"),
-            f"Beside it: {lower(shuffled_gain(b.judged).sentence())}",
+            f"Beside it: {lower(b.best[1].sentence())} {shuffled_gain(b.judged).sentence()}",
         ),
     ]
 
@@ -99,7 +138,8 @@ def lower(text: str) -> str:
 def facts(given: Given, plan: Plan, b: Basis) -> dict[str, Any]:
     """What was studied, for the foot of the page."""
     law = b.run.law
-    return given.about | {
+    return {
+        **given.about,
         "dimension": given.dim,
         "documents of the test": len(np.unique(given.test.docs)),
         "fits": "; ".join(b.fits.runs),
