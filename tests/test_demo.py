@@ -1,10 +1,14 @@
 """The command that is run first: from nothing to a report."""
 
+import html
 import json
 import subprocess
 import sys
 
 import pytest
+from chromium import CHROMIUM, Chromium
+from report_page import parsed, pointed
+from test_report_browser import CHECKS
 
 from dynlm.cli import main
 
@@ -29,14 +33,21 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
     ]  # fmt: skip
     assert line["report"] == str(out / "report.html")
     page = (out / "report.html").read_text()
-    assert all(one["finding"]["sentence"] in _unescaped(page) for one in results["cards"])
+    assert all(one["finding"]["sentence"] in html.unescape(page) for one in results["cards"])
     assert "in all" in told.err and str(out / "report.html") in told.err
     # Text has an order: states sampled from a language model are no independent draws.
     order = results["cards"][0]["finding"]
     assert order["verdict"] == "above" and order["low"] > 0
     assert sum(one["compiled"] for one in results["budget"]) > 0
 
-    before = {path: path.stat().st_mtime_ns for path in (out / "fits").rglob("*.json")}
+    numbers = parsed(page).all(having="data-value")
+    assert len(numbers) > 500  # every number of the page is that of the JSON
+    for one in numbers:
+        assert float(one.attributes["data-value"]) == pointed(results, one.attributes["data-path"])
+    if CHROMIUM:
+        _opened(out / "report.html", tmp_path)
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "quick-0").rglob("*.safetensors")}
     main(["demo", "--quick", "--out", str(out), "--quiet"])  # what is done is read
     again = json.loads((out / "results.json").read_text())
     assert again["cards"] == results["cards"]
@@ -44,10 +55,18 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def _unescaped(page):
-    import html
-
-    return html.unescape(page)
+def _opened(page, tmp_path):
+    """In a browser, on a phone and on a desk: nothing overlaps, is empty or too wide, or fails."""
+    browser = Chromium(tmp_path / "chromium")
+    try:
+        for wide in (390, 1280):
+            browser.open(page, wide)
+            found = browser.run(CHECKS)
+            assert found["overlaps"] == [] and found["empty"] == [] and found["wide"] == []
+            assert found["page"] == wide
+            assert browser.complaints() == [] and browser.requests() == []
+    finally:
+        browser.close()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from .._io import BadArgument
 
 DIFFUSIONS = ("scalar", "diagonal", "lowrank", "full")
 SECTIONS = (
-    "scales", "memory", "residuals", "fields", "passage", "stability", "moments",
+    "scales", "coarse", "memory", "residuals", "fields", "passage", "stability", "moments",
     "decoding", "causal", "depth",
 )  # fmt: skip
 LOSSES = ("euler", "local_linear", "strang", "zhang")
@@ -124,5 +124,5 @@ QUICK = dataclasses.replace(
     scales=(1, 4, 16),
     exponents=200,
     draws=16,
-    skip=("passage", "moments", "depth"),
+    skip=("coarse", "passage", "moments", "depth"),
 )

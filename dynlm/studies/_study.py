@@ -75,7 +75,7 @@ def dynamics(
 
     def scales() -> dict[str, Any]:
         one, found = scales_section(given, plan, keys[0], marks)
-        if found.scale is not None and found.scale > 1:
+        if found.scale is not None and found.scale > 1 and "coarse" not in plan.skip:
             scale.append(found.scale)
         return one
 
