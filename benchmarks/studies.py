@@ -28,9 +28,9 @@ LENGTH = 64  # tokens of a text
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with lm/ and text/")
-    parser.add_argument("--texts", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--work", type=Path, help="folder of stores and reports, to keep them")
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--quick", action="store_true", help="few texts and steps, for tests")

@@ -9,7 +9,7 @@ _DESCRIPTION = """Differentiable stochastic dynamics in JAX.
 
 Examples:
   dynlm demo                          from text to a report, with the model in this package
-  dynlm demo --quick                  the same in about a minute
+  dynlm demo --quick                  the main parts of it, in half the time
   dynlm export --model demo --text book.txt --out store
                                       hidden states of a text, for every token and layer
   dynlm export --model gpt2 --prompts prompts.txt --samples 8 --out drawn

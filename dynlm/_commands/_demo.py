@@ -24,7 +24,7 @@ class Demo:
 
     Args:
         out: Folder for the report, its figures and numbers, and the states.
-        quick: Fewer texts and steps, and only the main analyses: about a minute.
+        quick: Fewer texts and steps, and only the main analyses: about half the time.
         seed: Seed of everything random.
         json: Print the figures that matter as one line of JSON, last.
         quiet: No progress and no summary.

@@ -75,7 +75,8 @@ def dynamics(
 
     def scales() -> dict[str, Any]:
         one, found = scales_section(given, plan, keys[0], marks)
-        if found.scale is not None and found.scale > 1 and "coarse" not in plan.skip:
+        wanted = plan.mixture and "coarse" not in plan.skip
+        if wanted and found.scale is not None and found.scale > 1:
             scale.append(found.scale)
         return one
 
