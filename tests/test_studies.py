@@ -167,7 +167,7 @@ def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
     assert some[2]["low"] > 0.1 > none[2]["high"]  # the linear model gains where there is order
     with pytest.raises(SystemExit):
         main([*arguments, "--by", "grade", "--quick", "--quiet"])
-    assert "grade" in capsys.readouterr().err
+    assert "`--by` is 'grade'. The store has score." in capsys.readouterr().err
 
 
 def test_the_front_door_loads_studies_late():

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -97,7 +98,7 @@ def dynamics(
     for width in scale:
         with budget.stage(f"the study at {width} tokens"):
             title = "At the scale where a diffusion is fair"
-            again = guarded("coarse", title, "", lambda: _again(given, plan, width, out))  # noqa: B023
+            again = guarded("coarse", title, "", partial(_again, given, plan, width, out))
             made.append(again | {"id": "coarse", "title": title})
     return Dynamics(made, claims, b, order)
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, final
 
 from .. import analysis, baselines
 from .._data import part_of
+from .._fields import shown
+from .._io import BadArgument
 from ..report import write_report
 from ..store import Store
 from ._budget import Budget
@@ -88,7 +90,10 @@ def study_store(
     """
     plan, out = plan or Plan(), Path(out)
     budget, work = budget or Budget(quiet=quiet), work or out
-    values = None if by is None else store.column(by)  # refuses a name it does not have
+    if by is not None and by not in store.columns:
+        known = ", ".join(store.columns) or "no columns"
+        raise BadArgument(f"`by` is {shown(by)}. The store has {known}.")
+    values = None if by is None else store.column(by)
     if model is not None:
         check_model(store, model)
     with budget.stage("projection"):
