@@ -211,7 +211,8 @@ def test_coordinates_that_do_not_vary_divide_by_nothing(tmp_path, method):
         p = fit_projection(m.store, 0, dim, scale="each", whiten=whiten, method=method)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(p))
         lifted = p.lift_rows(p.project_rows(x))
-        np.testing.assert_allclose(lifted[:, [2, 5]], x[:, [2, 5]], rtol=1e-5)
+        # In float32, through products with coordinates of the size of one.
+        np.testing.assert_allclose(lifted[:, [2, 5]], x[:, [2, 5]], rtol=1e-5, atol=1e-5)
     with pytest.raises(BadArgument, match="of 8 components only 6 vary"):
         fit_projection(m.store, 0, 8, scale="each", whiten=True, method=method)
     flat = made(tmp_path / "flat", [np.ones((3, 4))] * 10).store
