@@ -69,7 +69,8 @@ def decoding_section(found: Decoded) -> dict[str, Any]:
         "do they say which words come, better than the linear model and than word frequencies?",
         "The log probability of the token that came is a proper score. What the projection alone "
         "loses is the line of the model through it: no forecast can do better. A forecast is the "
-        "mean of a few dozen draws, whose logarithm is too low, the more so the wider its law.",
+        "mean of a few dozen draws, whose logarithm is freed to first order of what is due to so "
+        "few.",
         findings=sorted(found.findings, key=_rank),
         most=8,
         tables=[

@@ -1,5 +1,6 @@
 """Forecast states as next-token distributions, summed row by row on the device."""
 
+import math
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -76,7 +77,7 @@ def forecast_sums(
     burn: int,
     size: int,
 ) -> TokenSums:
-    """Of each row: how the mean of the distributions of drawn states does."""
+    """Of each row: how the mean law of states does, of which `draws` were drawn."""
 
     def one(row: Int[Array, ""], states: States, tokens: Int[Array, " time"]) -> TokenSums:
         path = states.paths
@@ -88,14 +89,33 @@ def forecast_sums(
             good, ys = _simulated(model, path, k, carry, row_key, draws, horizons)
             there, after, followed = _ahead(path, k, horizons)
             log_p = log_probs(decoder, states.final[there])
-            each = log_probs(decoder, lifted(projection, ys, states.final.dtype))
-            log_q = logsumexp(each, axis=1) - jnp.log(jnp.asarray(draws, each.dtype))
+            log_q = log_of_mean(log_probs(decoder, lifted(projection, ys, states.final.dtype)))
             return _told(log_p, log_q, tokens[after], good & followed & real)
 
         each = lax.map(origin, (at, real, _carries(model, path, at)))
         return jax.tree.map(lambda x: jnp.sum(x, axis=0), each)
 
     return by_rows(one, (jnp.arange(len(tokens)), states, tokens), size)
+
+
+def log_of_mean(
+    log_q: Float[Array, "horizon draw vocab"],
+) -> Float[Array, "horizon vocab"]:
+    r"""The logarithm of a mean law of which there are some draws, without the bias of few.
+
+    $\log \bar q$ of n draws is too low by $\operatorname{Var} q / (2 n \bar q^2)$ and terms of second
+    order. Those of both halves of the draws are too low by as much for their number: subtracted
+    with that weight they cancel it. So the sum over a vocabulary is one in expectation only.
+    """
+    n = log_q.shape[1]
+    a = n // 2
+    weight = 1 / (n * n / (a * (n - a)) - 2)  # a half of two equal halves
+
+    def mean(x: Float[Array, "horizon _ vocab"]) -> Float[Array, "horizon vocab"]:
+        return logsumexp(x, axis=1) - math.log(x.shape[1])
+
+    halves = mean(log_q[:, :a]) + mean(log_q[:, a:])
+    return (1 + 2 * weight) * mean(log_q) - weight * halves
 
 
 def _ahead(
