@@ -1,63 +1,22 @@
-"""Fixed points, basins, the generator, learned functions and Lipschitz constants against truth."""
+"""Fixed points, basins and the generator against truth, and all of stability together."""
 
 import itertools
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 import scipy.linalg
+from stability_cases import NOISE, A, Q, batch, cubic, first, normal, ou
 
-from dynlm import SDE, Trajectory, diffusions, drifts, problems, rollout
+from dynlm import SDE, diffusions, drifts, problems, rollout
 from dynlm._io import BadArgument
 from dynlm.analysis._basins import Euler, RungeKutta, basins
-from dynlm.analysis._descent import LearnedFunction, learn_lyapunov
+from dynlm.analysis._descent import learn_lyapunov
 from dynlm.analysis._fixed_points import fixed_points, kind, sample
 from dynlm.analysis._generator import generator, lyapunov, lyapunov_matrix
-from dynlm.analysis._lipschitz import SLOPES, certified, certified_noise, lipschitz
+from dynlm.analysis._lipschitz import lipschitz
 from dynlm.analysis.findings import Verdict
-
-A = np.array([[-1.0, 3.0], [-0.5, -2.0]])
-Q = np.array([[2.0, 0.3], [0.3, 1.0]])
-NOISE = np.array([[0.5, 0.0], [0.2, 0.7]])
-
-
-def ou(a=A, b=(0.2, -0.1), noise=NOISE):
-    dtype = jnp.result_type(float)
-    drift = drifts.Linear(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
-    return SDE(drift, diffusions.Constant(jnp.asarray(noise, dtype)))
-
-
-def cubic(sign=1.0):
-    """Two wells along x, a turn towards y = 0: fixed points at x = -1, 0, 1."""
-    return drifts.Function(
-        lambda t, y: sign * jnp.stack([y[0] - y[0] ** 3, -0.5 * y[1] + 0.1 * y[0] * y[1]])
-    )
-
-
-def batch(ys, lengths=None, fill=0.0):
-    """Paths of the states given, padded with `fill`."""
-    ys = np.array(ys, float)
-    lengths = np.full(len(ys), ys.shape[1]) if lengths is None else np.asarray(lengths)
-    mask = np.arange(ys.shape[1])[None] < lengths[:, None]
-    ys[~mask] = fill
-    ts = np.minimum(np.arange(ys.shape[1])[None], lengths[:, None] - 1)
-    dtype = jnp.result_type(float)
-    return jax.vmap(Trajectory)(jnp.asarray(ts, dtype), jnp.asarray(ys, dtype), jnp.asarray(mask))
-
-
-def normal(paths=24, steps=20, dim=2, seed=0):
-    return np.random.default_rng(seed).normal(size=(paths, steps, dim))
-
-
-def first(found):
-    """The value of the first finding: the share of states where the function falls."""
-    value = found.findings[0].value
-    assert value is not None
-    return value
-
 
 # Fixed points
 
@@ -290,144 +249,6 @@ def test_the_matrix_of_a_stable_point_solves_its_equation():
         lyapunov_matrix(np.diag([-1.0, 1.0]))
     with pytest.raises(BadArgument, match="eigenvectors"):
         lyapunov_matrix(np.array([[-1.0, 1.0], [0.0, -1.0]]))
-
-
-# Learned functions
-
-
-def test_the_rate_of_a_learned_function_is_that_of_the_generator(x64):
-    rng = np.random.default_rng(2)
-    w, b, a, centre = (jnp.asarray(rng.normal(size=n)) for n in ((5, 2), 5, 5, 2))
-    v = LearnedFunction(w, b, a, centre, jnp.asarray(Q), jnp.asarray([0.5, 2.0]), jnp.ones(()))
-    y = jnp.asarray([0.7, -1.1])
-    rate = v.rate(y, ou().drift(0.0, y), jnp.asarray(NOISE))
-    assert np.isclose(rate, generator(ou(), v, y), rtol=1e-10)
-    assert float(v(centre)) == 0 and np.allclose(jax.grad(v)(centre), 0)
-    slopes = [float(jax.grad(v)(centre + s * y) @ y) for s in (-2.0, -0.5, 0.5, 2.0)]
-    assert (np.diff(slopes) > 0).all()  # convex along a line through the centre
-
-
-def test_a_learned_function_falls_where_the_plain_one_does_not():
-    """A sheared sink: the squared distance grows in a wide cone, though some V falls everywhere."""
-    sde = ou([[-1.0, 8.0], [0.0, -1.0]], np.zeros(2), 0.02 * np.eye(2))
-    found = learn_lyapunov(
-        sde, batch(normal(60, 30)), np.arange(60), centre=np.zeros(2), key=jr.key(1), rate=0.03
-    )
-    assert first(found.quadratic) < 0.75 and first(found.learned) > 0.9
-    assert found.gain.low > 0.1 and found.findings[-1].verdict is Verdict.ABOVE
-    assert found.losses[-50:].mean() < 0.5 * found.losses[:5].mean()
-    assert len(set(found.learned.docs.tolist())) == 18  # only what was held out is judged
-
-
-def test_nothing_is_learned_that_falls_along_a_source():
-    """Turned round, a sink is a source, from which no convex function falls anywhere."""
-    for sign, share in ((1.0, 0.0), (-1.0, 1.0)):
-        found = learn_lyapunov(
-            ou(sign * np.eye(2), np.zeros(2), 1e-4 * np.eye(2)),
-            batch(normal(60, 30)),
-            np.arange(60),
-            centre=np.zeros(2),
-            key=jr.key(1),
-        )
-        assert found.learned.findings[0].value == share == found.quadratic.findings[0].value
-
-
-# Lipschitz constants
-
-
-def test_a_linear_drift_is_as_steep_everywhere_as_its_matrix():
-    found = lipschitz(ou(), batch(normal()), np.arange(24), key=jr.key(0))
-    assert np.allclose(found.drift, np.linalg.norm(A, 2), atol=1e-5)
-    assert np.allclose(found.nearby, np.linalg.norm(A, 2), atol=1e-5)
-    assert np.allclose(found.one_sided, np.linalg.eigvalsh((A + A.T) / 2)[-1], atol=1e-5)
-    assert found.certified.value == pytest.approx(np.linalg.norm(A, 2), rel=1e-6)
-    assert found.certified_noise.value == 0 and (found.noise == 0).all()
-    assert found.findings[4].verdict is Verdict.LEVEL
-    seen = sample(batch(normal()), np.arange(24), most=512)
-    f = seen.ys @ A.T + np.array([0.2, -0.1])
-    truth = (np.sum(f**2, axis=1) + np.sum(NOISE**2)) / (1 + np.sum(seen.ys**2, axis=1))
-    assert np.allclose(found.growth[0], truth, rtol=1e-4)
-    flipped = lipschitz(ou(-A), batch(normal()), np.arange(24), key=jr.key(0))
-    assert np.allclose(flipped.one_sided, -np.linalg.eigvalsh((A + A.T) / 2)[0], atol=1e-5)
-
-
-def test_noise_in_proportion_to_the_state_has_its_factor_as_constant():
-    """$g = \\mathrm{diag}(s_i y_i)$: the Frobenius norm changes by $\\max_i |s_i|$ at most."""
-    found = lipschitz(problems.gbm(0.5, [0.4, 1.3]).sde, batch(normal()), np.arange(24),
-                      key=jr.key(0))  # fmt: skip
-    assert np.allclose(found.noise, 1.3, atol=1e-5)
-    assert found.findings[4].verdict is Verdict.ABOVE
-    assert found.certified_noise.value is None
-
-
-def test_what_states_without_order_show_is_the_null():
-    paths = batch(normal(200, 11, seed=6))
-    sde = ou(-np.eye(2), np.zeros(2), np.eye(2))
-    found = lipschitz(sde, paths, np.arange(200), key=jr.key(0))
-    nulls = [f.null for f in found.findings[:2]]
-    assert nulls == [1.0, -1.0]
-    assert np.allclose([f.value for f in found.findings[:2]], nulls, atol=1e-5)
-
-
-def test_no_state_is_steeper_than_what_is_certified(getkey):
-    kwargs = dict(width=16, time=drifts.raw_time)
-    fields = [
-        drifts.MLP(2, key=getkey(), **kwargs),
-        drifts.MLP(2, activation=jnp.tanh, depth=1, time=None, key=getkey()),
-        drifts.ResidualMLP(2, key=getkey(), **kwargs),
-        drifts.LipschitzMLP(2, lipschitz=0.7, key=getkey(), **kwargs),
-        drifts.Sum(drifts.Linear(jnp.asarray(A, float), jnp.zeros(2)), drifts.MLP(2, key=getkey())),
-    ]
-    fields = jax.tree.map(lambda x: 2 * x if eqx.is_inexact_array(x) else x, fields)
-    ys = jnp.asarray(3 * normal(1, 200)[0], float)
-
-    @eqx.filter_jit
-    def slopes(fields, ys):
-        return [jax.vmap(jax.jacfwd(lambda y, f=f: f(1.0, y)))(ys) for f in fields]
-
-    for field, slope in zip(fields, slopes(fields, ys)):
-        met = np.linalg.norm(np.asarray(slope, float), 2, axis=(1, 2)).max()
-        bound = certified(field).value
-        assert bound is not None and 0 < met <= bound * (1 + 1e-5)
-    noise = diffusions.Diagonal.learned(2, width=16, scale=0.7, key=getkey())
-    found = lipschitz(SDE(fields[0], noise), batch(3 * normal()), np.arange(24), key=getkey())
-    met = max(found.drift.max(), found.nearby.max())
-    assert found.certified.value is not None
-    assert 0.01 * found.certified.value < met <= found.certified.value
-    assert 0 < found.noise.max() <= found.certified_noise.value
-    assert found.findings[2].value == met and found.findings[3].value == found.certified.value
-
-
-def test_the_certificate_is_reached_where_every_layer_is_at_its_steepest(getkey):
-    """One unit a layer, all weights 1, biases that put both at 2.3994, the inflection of silu."""
-    steepest = 2.3994
-    net = drifts.MLP(1, width=1, depth=2, time=None, key=getkey())
-    net = jax.tree.map(lambda x: jnp.ones_like(x) if eqx.is_inexact_array(x) else x, net)
-    biases = jnp.asarray([[steepest], [steepest - float(jax.nn.silu(steepest))]])
-    net = eqx.tree_at(lambda n: [layer.bias for layer in n.net.net.layers[:2]], net, list(biases))
-    slope = jax.grad(lambda y: net(0.0, y[None])[0])(jnp.zeros(()))
-    bound = certified(net).value
-    assert bound is not None and slope <= bound < slope + 1e-4
-
-
-@pytest.mark.parametrize("activation", SLOPES)
-def test_slopes_of_activations_are_the_greatest(x64, activation):
-    x = jnp.linspace(-8, 8, 20_001)
-    slopes = np.abs(np.asarray(jax.vmap(jax.grad(lambda x: activation(x)))(x)))
-    assert slopes.max() <= SLOPES[activation] < slopes.max() + 1e-3
-
-
-def test_what_has_no_certificate_says_why(getkey):
-    found = lipschitz(
-        SDE(cubic(), diffusions.Scalar(0.1, 2)), batch(normal()), np.arange(24), key=getkey()
-    )
-    assert found.certified.value is None and found.findings[3].verdict is Verdict.WITHHELD
-    assert "`Function` drift" in found.findings[3].sentence()
-    unknown = drifts.MLP(2, activation=lambda x: x**2, key=getkey())
-    assert certified(unknown).value is None and "slope" in certified(unknown).reason
-    both = drifts.Sum(ou().drift, cubic())
-    assert certified(both).value is None
-    assert certified_noise(diffusions.Scalar.learned(2, width=8, key=getkey())).value is not None
 
 
 # All of it

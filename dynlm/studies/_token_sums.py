@@ -103,9 +103,10 @@ def log_of_mean(
 ) -> Float[Array, "horizon vocab"]:
     r"""The logarithm of a mean law of which there are some draws, without the bias of few.
 
-    $\log \bar q$ of n draws is too low by $\operatorname{Var} q / (2 n \bar q^2)$ and terms of second
-    order. Those of both halves of the draws are too low by as much for their number: subtracted
-    with that weight they cancel it. So the sum over a vocabulary is one in expectation only.
+    $\log \bar q$ of n draws is too low by $\operatorname{Var} q / (2 n \bar q^2)$ and terms of
+    second order. Those of both halves of the draws are too low by as much for their number:
+    subtracted with the right weight they cancel it. The sum over a vocabulary is then one in the
+    mean only.
     """
     n = log_q.shape[1]
     a = n // 2
