@@ -10,6 +10,7 @@ from made_store import made, rows_of
 from dynlm._io import BadArgument
 from dynlm.analysis._depth import depth
 from dynlm.analysis._depth_maps import depth_sample
+from dynlm.analysis._depth_noise import shape_findings, shape_of
 from dynlm.analysis.findings import Verdict, plain, shown
 
 DOCS, EACH, LAYERS = 30, 80, 6
@@ -154,7 +155,22 @@ def test_noise_that_is_not_gaussian_or_not_alike():
     truth = np.sum(widths**2) ** 2 / (5 * np.sum(widths**4))
     assert abs(named(found, "isotropy").value - truth) < 0.06
     assert named(found, "isotropy").verdict is Verdict.BELOW
-    assert named(gaussian, "isotropy").value > 0.93
+    assert abs(named(gaussian, "isotropy").value - 1) < 0.03
+    assert named(gaussian, "isotropy").verdict is Verdict.LEVEL
+
+
+def test_noise_that_tokens_of_a_document_share_is_no_direction():
+    """A third of the variance is of the document: tokens are alike, directions are not unequal."""
+    rng, verdicts = np.random.default_rng(7), []
+    docs = np.repeat(np.arange(40), 50)
+    for _ in range(20):
+        r = np.sqrt(0.7) * rng.standard_normal((2000, 16))
+        r += np.sqrt(0.3) * rng.standard_normal((40, 16))[docs]
+        shapes, pairs = [shape_of(r, docs)], np.array([[0, 1]])
+        found = shape_findings(shapes, docs, pairs, 0, False)[1]
+        verdicts.append(found.verdict)
+        assert found.value is not None and abs(found.value - 1) < 0.1
+    assert verdicts.count(Verdict.LEVEL) >= 17
 
 
 def test_noise_that_gathers_over_layers_is_found():

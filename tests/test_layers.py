@@ -65,12 +65,12 @@ RANK = {
         bench
         report._place report._checks report._html report._kinds report._figure_schema
         report._figures report._page report._schema report._write report
-        studies._budget studies._directions studies._frames studies._given studies._openings
-        studies._plan studies._unembedded studies._fits studies._steered studies._token_sums
-        studies._written studies._decoding studies._effects studies._sde
+        studies._budget studies._differences studies._directions studies._frames studies._given
+        studies._openings studies._plan studies._unembedded studies._fits studies._steered
+        studies._token_sums studies._written studies._decoding studies._effects studies._sde
         studies._sections_fit studies._causal studies._sections_process
-        studies._sections_space studies._sections_text studies._study studies._spoken
-        studies._text studies._compare studies._demo studies
+        studies._sections_space studies._sections_groups studies._sections_text studies._study
+        studies._spoken studies._text studies._compare studies._demo studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
         _commands._inspect _commands._import _commands._fit_options _commands._fit
         _commands._demo _commands._study _commands

@@ -13,7 +13,7 @@ from dynlm._io import BadArgument
 from dynlm.cli import main
 from dynlm.store import from_arrays
 from dynlm.studies._budget import Budget
-from dynlm.studies._sections_text import grouped
+from dynlm.studies._sections_groups import grouped, slope
 
 SMALL = dataclasses.replace(
     studies.QUICK, steps=60, width=16, scales=(1, 4), exponents=40, replicas=2, states=32
@@ -148,6 +148,24 @@ def test_groups_are_values_or_quarters():
     assert sorted(np.concatenate([at for _, at in quarters])) == list(range(100))
 
 
+def test_the_slope_of_a_gain_on_a_score_is_held_as_often_as_it_says():
+    """Gains .3 + .2 x of documents of unequal length: the truth is .2 times the spread of x."""
+    rng, held = np.random.default_rng(3), 0
+    docs = np.repeat(np.arange(60), 2)
+    for trial in range(200):
+        x = rng.normal(2.0, 3.0, 60)
+        under = rng.integers(20, 60, 120).astype(float)
+        over = under * (0.3 + 0.2 * x[docs]) + np.sqrt(under) * rng.normal(size=120)
+        found = slope("score", x[docs], docs, over, under, trial)
+        u = np.bincount(docs, under)
+        spread = np.sqrt(np.cov(x, aweights=u, ddof=0))
+        assert found.low is not None and found.high is not None
+        held += found.low <= 0.2 * spread <= found.high
+    assert held >= 180
+    same = slope("score", np.ones(120), docs, over, under, 0)
+    assert same.value is None and "does not vary" in same.note
+
+
 @pytest.mark.slow
 def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
     """Documents of score 1 are an autoregression, those of 0 are independent states."""
@@ -155,19 +173,23 @@ def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
     score = np.arange(120) % 2
     ys[score == 0] = rng.normal(size=ys[score == 0].shape).astype(np.float32)
     series = [(y, np.arange(float(len(y)))) for y in ys]
-    from_arrays(tmp_path / "s", series, columns={"score": score.tolist()},
+    columns = {"score": score.tolist(), "length": [float(len(y)) for y in ys]}
+    from_arrays(tmp_path / "s", series, columns=columns,
                 shares={"train": 0.6, "valid": 0.1, "test": 0.3}, quiet=True)  # fmt: skip
     arguments = ["study", str(tmp_path / "s"), "--dim", "2", "--out", str(tmp_path / "out")]
-    main([*arguments, "--by", "score", "--quick", "--steps", "40", "--json", "--quiet"])
+    main([*arguments, "--by", "score", "length", "--quick", "--steps", "40", "--json", "--quiet"])
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     groups = next(one for one in results["sections"] if one["id"] == "groups")
     assert "error" not in groups
     none, some = groups["tables"][0]["rows"]
     assert (none[0], some[0]) == ("0", "1") and none[1] + some[1] == 36
     assert some[2]["low"] > 0.1 > none[2]["high"]  # the linear model gains where there is order
+    assert groups["findings"][0]["verdict"] == "level" or groups["findings"][0]["value"] > 0
+    other = next(one for one in results["sections"] if one["id"] == "groups-2")
+    assert "does not vary" in other["findings"][0]["note"]  # all documents are of one length
     with pytest.raises(SystemExit):
         main([*arguments, "--by", "grade", "--quick", "--quiet"])
-    assert "`--by` is 'grade'. The store has score." in capsys.readouterr().err
+    assert "`--by` is 'grade'. The store has score, length." in capsys.readouterr().err
 
 
 def test_the_front_door_loads_studies_late():
@@ -192,7 +214,16 @@ def test_stores_of_several_models_are_studied_side_by_side(tmp_path, capsys):
     assert first["value"] == pytest.approx(1.0, abs=1e-3) and first["verdict"] == "above"
     assert second["value"] < 0.2
     order = sections["of-order"]
-    assert any("Verdicts differ on the gain of a linear model" in one for one in order["found"])
+    of_linear = next(one for one in order["findings"] if "gain of a linear model" in one["what"])
+    assert "mixed less a" in of_linear["what"] and of_linear["verdict"] == "below"
+    assert "by chance" in order["found"][0]
+    cards = {one["label"]: one["finding"] for one in done.results["cards"]}
+    assert cards["Order in time"]["verdict"] == "below"
+    assert cards["Order in time"]["what"].endswith(": mixed less a")
+    turned = next(
+        one for one in sections["beside"]["findings"] if one["what"].endswith(": turned less a")
+    )
+    assert turned["verdict"] == "level"  # a rotation changes nothing
     labels = [row[0] for row in sections["beside"]["tables"][0]["rows"]]
     assert labels == ["Order in time", "Beyond linear", "What the SDE adds"]
     with pytest.raises(BadArgument, match="two or more"):

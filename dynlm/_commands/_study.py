@@ -12,7 +12,7 @@ from .._io import BadArgument, interruptible
 from ..store import open_revisions, open_store
 from ..store._format import MANIFEST, REVISIONS
 from ._common import Stopped, check_numbers, print_json
-from ._options import Name, Whole
+from ._options import Name, Names, Whole
 from ._revised import choices
 
 
@@ -30,6 +30,7 @@ class Study:
       dynlm study store --layer 3 --out study
       dynlm study store --layer final --model demo --out study
       dynlm study walks --dim 2 --out study --quick
+      dynlm study answers --by helpfulness verbosity --out study
       dynlm study checkpoints --layer 3 --model demo --out along
 
     Args:
@@ -41,8 +42,8 @@ class Study:
         model: The model that the store came from, for decoding and the causal test.
         revision: Of the model.
         untrained: The same model before training, as NAME@REVISION: the null of depth.
-        by: A column of the store, such as a score of the documents: the gain of the fit and of the
-            linear model in each of its groups.
+        by: Columns of the store, such as scores of the documents: the gain of the fit and of the
+            linear model in groups of each, and how it changes with it.
         quick: One fit and the main analyses.
         seeds: Models of each fit.
         steps: Optimiser steps of each fit.
@@ -60,7 +61,7 @@ class Study:
     model: Name = None
     revision: Name = None
     untrained: Name = None
-    by: Name = None
+    by: Names = ()
     quick: bool = False
     seeds: Whole = None
     steps: Whole = None
@@ -78,7 +79,7 @@ def run(config: Study) -> None:
     several = (folder / REVISIONS).exists() and not (folder / MANIFEST).exists()
     stores = open_revisions(folder) if several else {}
     store = None if several else open_store(folder)
-    if several and config.by is not None:
+    if several and config.by:
         raise BadArgument("`by` is for one store, and `store` has several. Study one of them.")
     for flag in ("untrained", "revision"):
         if getattr(config, flag) is not None and config.model is None:

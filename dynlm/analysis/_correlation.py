@@ -17,6 +17,7 @@ PerPath = Float[np.ndarray, "path column"]
 Weights = Float[np.ndarray, "path weight"]  # one for each column, or one for all
 LONGEST = 200  # lags that an integrated correlation time may sum over
 WINDOW = 5.0  # it stops at the first lag that is so many times the time found beyond random order
+LEAST = 4  # so many times what it is summed over must the longest path have, or it may not end
 RANDOM = "of the same states in random order"
 UNKNOWN = Interval(float("nan"), float("-inf"), float("inf"), 0.95, 0)
 
@@ -282,7 +283,7 @@ def relaxation(
     times = np.array([[_time(v, lag * dt) for v in m[:3]] for m, lag in zip(mu, lags)])
     what = f"lag-{lags[0]} correlation along the slowest direction"
     results = [
-        against("integrated correlation time", beyond, whole.value - beyond.value),
+        _summed(beyond, whole.value - beyond.value, window, rows),
         against(what, more[0], nulls[0]),
         _slowest_time(mu[0], more[0], lags[0] * dt),
     ]
@@ -329,6 +330,19 @@ def _rates(what: str, one: Interval, mu: float, chance: float, dt: tuple[float, 
     if one.low > null:
         return withheld(what, "documents with means of their own may make it negative")
     return finding(what, one, null, of_null=f"{of_null} whose documents have means of their own")
+
+
+def _summed(beyond: Interval, null: float, window: int, rows: Rows) -> Finding:
+    """The integrated correlation time, unless paths are too short to say that it ends."""
+    what, most = "integrated correlation time", rows.seen.sum(axis=1).max() / LEAST
+    if window > most:
+        why = (
+            f"correlations up to lag {window} matter, and paths have {most * LEAST:.0f} states: "
+            f"pass paths {LEAST} times as long as that"
+        )
+        return withheld(what, why)
+    found = against(what, beyond, null)
+    return found._replace(note=found.note or f"Summed up to lag {window}")
 
 
 def _integrated(rows: Rows, x: Any, seed: int) -> tuple[Interval, Interval, int]:

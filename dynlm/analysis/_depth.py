@@ -165,7 +165,7 @@ def _described(
     explained = np.cumsum(sums.gained.sum(axis=0), axis=1) / total[:, None]
     best = explained.max(axis=1, keepdims=True)
     directions = 1 + np.argmax(explained >= ENOUGH * best, axis=1)
-    shapes = [shape_of(sums.residuals[:, p]) for p in range(len(pairs))]
+    shapes = [shape_of(sums.residuals[:, p], docs) for p in range(len(pairs))]
     rounding = bool(np.any(variance <= LEAST * total / (count * dim)))
     growth = amplitude = slope = None
     fitted = np.full(len(pairs), np.nan)
@@ -192,7 +192,7 @@ def _described(
     findings = (
         *shares,
         *growth_findings(growth, slope, variance, fitted, amplitude, shares[0]),
-        *shape_findings(shapes, docs, pairs, dim, seed, rounding),
+        *shape_findings(shapes, docs, pairs, seed, rounding),
         stated(
             "number of singular directions that explain 95 % of what the law explains",
             float(np.max(directions[steps_of(pairs)])),

@@ -12,6 +12,7 @@ from .findings import Finding, Verdict, finding, shown, withheld
 
 Columns = Float[np.ndarray, "token column"]
 PerPair = Float[np.ndarray, " pair"]
+Tokens = Float[np.ndarray, " token"]
 
 GROWTH = "growth exponent of the noise per layer"
 SLOPE = "change of the noise's log variance per layer between the two"
@@ -106,21 +107,37 @@ class Shape(NamedTuple):
     isotropy: Float[np.ndarray, " token"]
 
 
-def shape_of(r: Float[np.ndarray, "token dim"]) -> Shape:
-    """Of the residuals of one pair of layers."""
+def shape_of(r: Float[np.ndarray, "token dim"], docs: np.ndarray) -> Shape:
+    r"""Of the residuals of one pair of layers.
+
+    $\operatorname{tr} C^2$ is the mean of $(r_i \cdot r_j)^2$ over tokens of different documents,
+    which neither few tokens nor tokens that are alike within a document bias.
+    """
     variance = np.maximum(np.mean(r**2, axis=0), 1e-300)
     z = r**2 / variance
     k = np.mean(z**2, axis=0)
     kurtosis = np.mean(z**2 - 2 * k * (z - 1), axis=1) - 3
-    c = r.T @ r / len(r)
-    e, q = np.sum(r**2, axis=1), np.sum((r @ c) * r, axis=1)
+    e, q = np.sum(r**2, axis=1), _beside_others(r, docs)
     trace, square = max(float(e.mean()), 1e-300), max(float(q.mean()), 1e-300)
     flat = trace**2 / (r.shape[1] * square)
     return Shape(kurtosis, flat * (1 + 2 * (e / trace - 1) - 2 * (q / square - 1)))
 
 
+def _beside_others(r: Float[np.ndarray, "token dim"], docs: np.ndarray) -> Tokens:
+    r"""Of each token the mean of $(r_i \cdot r_j)^2$ over tokens of other documents."""
+    names, number = np.unique(docs, return_inverse=True)
+    if len(names) < 2:
+        return np.sum((r @ (r.T @ r / len(r))) * r, axis=1)
+    whole, found = r.T @ r, np.empty(len(r))
+    for k in range(len(names)):
+        mine = r[number == k]
+        others = (whole - mine.T @ mine) / (len(r) - len(mine))
+        found[number == k] = np.sum((mine @ others) * mine, axis=1)
+    return found
+
+
 def shape_findings(
-    shapes: list[Shape], docs: np.ndarray, pairs: Pairs, dim: int, seed: int, rounding: bool
+    shapes: list[Shape], docs: np.ndarray, pairs: Pairs, seed: int, rounding: bool
 ) -> tuple[Finding, ...]:
     """Whether they are Gaussian, and alike in all directions, from one layer to the next."""
     kurtosis, isotropy = "excess kurtosis of the residuals", "isotropy of the residuals"
@@ -130,9 +147,7 @@ def shape_findings(
     some = [one for one, step in zip(shapes, steps_of(pairs), strict=True) if step]
     both = np.stack([np.mean([getattr(x, k) for x in some], axis=0) for k in Shape._fields], 1)
     k, flat = stats.ratios(both, np.ones((len(docs), 1)), docs, seed=seed)
-    # Of n isotropic Gaussian residuals E tr C^2 = d (1 + (d + 1)/n), and not d.
-    even = 1 / (1 + (dim + 1) / len(docs))
     return (
         finding(kurtosis, k, 0.0, of_null="of Gaussian noise"),
-        finding(isotropy, flat, even, of_null="of isotropic noise in as many tokens"),
+        finding(isotropy, flat, 1.0, of_null="of isotropic noise"),
     )

@@ -70,6 +70,8 @@ def energy(
         f, noise, *_ = slopes(sde, float(time), ys)  # that of `plane`, so that both share it
         values, bent = _integrated(s, first, second, f.reshape(size, size, -1))
         note = f"Up to {tolerance:g} counts as a gradient"
+    if sde.dim > 2:
+        note += ", on this plane"
     of_null = "of a gradient"
     found = [stated("path dependence of the energy", bent, 0.0, of_null=of_null, note=note)]
     name = "range of the energy on the plane, over the noise"
@@ -78,7 +80,11 @@ def energy(
         return Energy(first, second, None, (*found, withheld(name, why + " times its spread")))
     heat = float(noise.mean()) / (2 * sde.dim)
     if heat > 0:
-        note = "Over half the variance of the noise in a direction: that of density is exp(-it)"
+        note = (
+            "Over half the mean variance of the noise in a direction. It is minus the logarithm of "
+            "a density only where that noise is alike at all states and in all directions, and the "
+            "process one in continuous time"
+        )
         found.append(stated(name, float(np.ptp(values)) / heat, note=note))
     else:
         found.append(withheld(name, "there is no noise"))
@@ -173,7 +179,9 @@ def quasi_potential(
     name = "lowest barrier between neighbouring wells"
     if len(wells) > 1:
         heights = [float(u[a : b + 1].max() - max(u[a], u[b])) for a, b in zip(wells, wells[1:])]
-        note = "In units of the noise: paths cross it at a rate of about exp(-it)"
+        note = (
+            "In units of the noise: in continuous time paths cross it at a rate of about exp(-it)"
+        )
         found.append(stated(name, min(heights), 0.0, of_null="where they are one", note=note))
     else:
         found.append(withheld(name, "there are no two wells"))

@@ -8,17 +8,20 @@ import numpy as np
 from jaxtyping import Float
 
 from .. import stats
-from .._io import BadArgument
-from ..analysis.findings import finding
+from .._io import BadArgument, counted
+from ..analysis.findings import Finding, Verdict, finding
 from ..store import Store
 from ..store._revisions import folder_name
 from ._budget import Budget
+from ._differences import CAUTION, difference
 from ._frames import section, table
 from ._plan import Plan
+from ._study import card, lower
 from ._text import FORMAT, LEAD, MARKS, Done, study_store, written
 
 TOKENS = 4096  # that the states of two stores are compared on, at most
 CARDS = 8
+OTHERS = 8  # ways to set documents beside others that their alignment is a mean over
 
 
 def study_revisions(
@@ -75,13 +78,7 @@ def compared(results: Mapping[str, dict[str, Any]], title: str) -> dict[str, Any
         results: Documents of `study_store`, by name.
         title: Of the report.
     """
-    cards = [
-        {"label": f"{card['label']}: {name}", "finding": card["finding"], "why": card["why"]}
-        for label in _labels(results)
-        for name, one in results.items()
-        for card in one["cards"]
-        if card["label"] == label
-    ]
+    first, *_, last = results
     sections = [_cards_section(results)]
     shared = [one["id"] for one in next(iter(results.values()))["sections"]]
     for id in shared:
@@ -92,8 +89,11 @@ def compared(results: Mapping[str, dict[str, Any]], title: str) -> dict[str, Any
         parts = {name: part for name, part in found.items() if part is not None}
         if len(parts) == len(results) and any(part["findings"] for part in parts.values()):
             sections.append(_beside(id, parts))
-    order = ("What the SDE adds", "Words", "Cause", "Beyond linear", "Order in time")
-    cards.sort(key=lambda card: order.index(card["label"].split(":")[0]))
+    cards = [
+        card(label, difference(of[last]["what"], of, first, last), _both(label, of, first, last))
+        for label, of in _by_label(results).items()
+        if of[first] is not None and of[last] is not None
+    ]
     facts = {f"{name}, {key}": x for name, one in results.items() for key, x in one["facts"].items()
              if key in ("documents", "states", "share of the variance kept")}  # fmt: skip
     return {
@@ -107,33 +107,48 @@ def compared(results: Mapping[str, dict[str, Any]], title: str) -> dict[str, Any
     }
 
 
-def _labels(results: Mapping[str, dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(card["label"] for one in results.values() for card in one["cards"]))
+def _by_label(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The findings of cards, by label and study; None where a study lacks one."""
+    labels = dict.fromkeys(card["label"] for one in results.values() for card in one["cards"])
+    return {
+        label: {
+            name: next((c["finding"] for c in one["cards"] if c["label"] == label), None)
+            for name, one in results.items()
+        }
+        for label in labels
+    }
+
+
+def _both(label: str, of: Mapping[str, Any], first: str, last: str) -> str:
+    told = " ".join(f"{name.capitalize()}: {lower(of[name]['sentence'])}" for name in (first, last))
+    return f"{label}. {told}"
 
 
 def _cards_section(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    labels = _labels(results)
-    rows, said = [], []
-    for label in labels:
-        row: list[Any] = [label]
-        for name, one in results.items():
-            found = next((c["finding"] for c in one["cards"] if c["label"] == label), None)
-            row.append(None if found is None else {k: found[k] for k in ("value", "low", "high")})
-            if found is not None:
-                said.append(f"{name}: {found['sentence']}")
-        rows.append(row)
+    by_label = _by_label(results)
+    labels = list(by_label)
+    rows, said, findings = [], [], []
+    for label, of in by_label.items():
+        rows.append([label, *(_ends(one) for one in of.values())])
+        said += [f"{name}: {one['sentence']}" for name, one in of.items() if one is not None]
+        known = [name for name, one in of.items() if one is not None]
+        pairs = list(zip(known, known[1:]))
+        pairs += [(known[0], known[-1])] if len(known) > 2 else []
+        findings += [difference(of[b]["what"], of, a, b) for a, b in pairs]
     groups = []
     for k, name in enumerate(results, start=1):
-        cells = [row[k] or {"value": None, "low": None, "high": None} for row in rows]
+        cells = [row[k] or dict.fromkeys(("value", "low", "high")) for row in rows]
         ends = {key: [cell[key] for cell in cells] for key in ("low", "high")}
         groups.append({"name": name, "values": [cell["value"] for cell in cells]} | ends)
     return section(
         "beside",
         "The figures that matter, side by side",
         "What differs between these models on the same texts?",
-        "Each model's states have components of their own. Two intervals that do not overlap "
-        "differ; where they do, nothing is said. Models differ in more than their training.",
+        "Each model's states have components of their own, and models differ in more than their "
+        "training. " + CAUTION,
         found=said,
+        findings=findings,
+        most=0,
         tables=[table("Figures that matter", ["figure", *results], rows)],
         figures=[
             {
@@ -155,29 +170,45 @@ def _cards_section(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 def _beside(id: str, parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """All numbers of a section, a column a study."""
     whats = list(dict.fromkeys(f["what"] for part in parts.values() for f in part["findings"]))
-    rows, differ = [], []
+    first, *_, last = parts
+    rows, differences = [], []
     for what in whats:
-        row: list[Any] = [what]
-        verdicts = {}
-        for name, part in parts.items():
-            one = next((f for f in part["findings"] if f["what"] == what), None)
-            row.append(None if one is None else {k: one[k] for k in ("value", "low", "high")})
-            if one is not None:
-                verdicts[name] = one["verdict"]
-        rows.append(row)
-        if len(set(verdicts.values()) & {"above", "below", "level"}) > 1:
-            told = ", ".join(f"{name} {verdict}" for name, verdict in verdicts.items())
-            differ.append(f"Verdicts differ on the {what}: {told}.")
-    first = next(iter(parts.values()))
+        of = {
+            name: next((f for f in part["findings"] if f["what"] == what), None)
+            for name, part in parts.items()
+        }
+        change = difference(what, of, first, last)
+        rows.append([what, *(_ends(one) for one in of.values()), change])
+        differences.append(change)
+    known = [one for one in differences if one.verdict is not Verdict.WITHHELD]
+    differ = [one for one in known if one.beyond]
+    said = [
+        f"{len(differ)} of {counted(len(known), 'difference')} between {first} and {last} leave "
+        "zero out; one in twenty would by chance."
+    ]
+    of_last = parts[last]
+    heads = ["number", *parts, f"{last} less {first}"]
     return section(
         f"of-{id}",
-        first["title"],
-        first["asked"],
-        first["trust"],
-        found=differ or ["No verdict differs."],
-        tables=[table(first["title"], ["number", *parts], rows)],
-        mark=first.get("mark"),
+        of_last["title"],
+        of_last["asked"],
+        of_last["trust"] + " " + CAUTION,
+        found=said,
+        findings=sorted(differ, key=_strength, reverse=True),
+        tables=[table(of_last["title"], heads, rows)],
+        mark=of_last.get("mark"),
     )
+
+
+def _strength(one: Finding) -> float:
+    """How far the interval is from zero, in its own widths."""
+    assert one.low is not None and one.high is not None
+    return max(one.low, -one.high) / max(one.high - one.low, 1e-30)
+
+
+def _ends(one: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The cell of a finding as JSON has it."""
+    return None if one is None else {k: one[k] for k in ("value", "low", "high")}
 
 
 def alike_section(stores: Mapping[str, Store], layer: int | str, seed: int) -> dict[str, Any]:
@@ -187,10 +218,10 @@ def alike_section(stores: Mapping[str, Store], layer: int | str, seed: int) -> d
     values = [[1.0 if a == b else alignment(states[a], states[b]) for b in names] for a in names]
     findings = []
     for a, b in zip(names, names[1:]):
-        null = alignment(states[a], np.random.default_rng(seed).permutation(states[b]))
+        null = alignment_of_others(states[a], states[b], docs, seed)
         found = aligned(states[a], states[b], docs, seed)
         what = f"alignment of the states of {a} and {b}"
-        findings.append(finding(what, found, null, of_null="of tokens paired at random"))
+        findings.append(finding(what, found, null, of_null="of one document's with another's"))
     return section(
         "alike",
         "The same states?",
@@ -237,6 +268,24 @@ def alignment(x: Float[np.ndarray, "token a"], y: Float[np.ndarray, "token b"]) 
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     cross, own, other = (np.linalg.norm(a.T @ b) for a, b in ((x, y), (x, x), (y, y)))
     return float(cross**2 / (own * other)) if own * other > 0 else 0.0
+
+
+def alignment_of_others(
+    x: Float[np.ndarray, "token a"], y: Float[np.ndarray, "token b"], docs: Any, seed: int
+) -> float:
+    """The mean alignment where each document's states are set beside those of another one.
+
+    Pairing single tokens at random would leave out that states of a document are alike.
+    """
+    names, rng = np.unique(docs), np.random.default_rng(seed)
+    rows = [np.flatnonzero(docs == name) for name in rng.permutation(names)]
+    found = []
+    for shift in rng.permutation(np.arange(1, len(rows)))[:OTHERS]:
+        pairs = list(zip(rows, [*rows[shift:], *rows[:shift]]))
+        left = np.concatenate([a[: len(b)] for a, b in pairs])
+        right = np.concatenate([b[: len(a)] for a, b in pairs])
+        found.append(alignment(x[left], y[right]))
+    return float(np.mean(found)) if found else 1.0
 
 
 def aligned(

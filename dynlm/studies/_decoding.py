@@ -31,6 +31,7 @@ BASELINES = ("linear", "iid", "random walk")
 CALLED = {
     "linear": "the linear one",
     "iid": "that of i.i.d. states",
+    "random walk": "that of a state that stays",
     "unigram": "the shares of tokens",
 }
 
@@ -173,12 +174,9 @@ def _compared(
             continue
         one, two = sound[a], sound[b]
         gains, less = over([one.score - two.score, two.divergence - one.divergence])
-        for h, x in zip(horizons, gains, strict=True):
-            findings.append(
-                finding(f"{gain} {counted(h, 'step')} ahead", x, 0.0, unit="nats a token")
-            )
-        what = f"{saved} {counted(horizons[0], 'step')} ahead"
-        findings.append(finding(what, less[0], 0.0, unit="nats"))
+        for what, of, unit in ((gain, gains, "nats a token"), (saved, less, "nats")):
+            for h, x in zip(horizons, of, strict=True):
+                findings.append(finding(f"{what} {counted(h, 'step')} ahead", x, 0.0, unit=unit))
     positions = tuple(int(n) for n in count.sum(axis=0))
     documents = len(np.unique(docs[count.sum(axis=1) > 0]))
     return Decoded(horizons, score, apart, lost, positions, documents, tuple(findings))

@@ -43,12 +43,20 @@ def section(
 
 def guarded(id: str, title: str, asked: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A section, or one that says why there is none: the others stand."""
+    return guarded_all(id, title, asked, lambda: [make()])[0]
+
+
+def guarded_all(
+    id: str, title: str, asked: str, make: Callable[[], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Sections, or one that says why there are none."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - what failed late must not lose what took hours
         trust = "Nothing follows from this section."
         why = str(error) if isinstance(error, BadArgument) else f"{type(error).__name__}: {error}"
-        return section(id, title, asked or "This was not answered.", trust) | {"error": why}
+        one = section(id, title, asked or "This was not answered.", trust)
+        return [one | {"error": why}]
 
 
 def table(

@@ -30,6 +30,11 @@ NAMES = {
 }
 
 
+def chosen(best: str) -> str:
+    """Which baseline, and that the choice itself favours it."""
+    return f"That is {NAMES.get(best, best)}, chosen as the best on these same documents."
+
+
 def gain_of(scores: ScoreTable, name: str, what: str, note: str = "") -> Finding:
     """The gain of a model over the linear one."""
     gain = scores.models[name].gain
@@ -38,15 +43,13 @@ def gain_of(scores: ScoreTable, name: str, what: str, note: str = "") -> Finding
     return withheld(what, gain.reason if isinstance(gain, Failure) else "there is no linear model")
 
 
-def worth_section(
-    judged: Judged, fits: Fits, best: tuple[str, Finding], id: str = "worth"
-) -> dict[str, Any]:
+def worth_section(judged: Judged, fits: Fits, best: tuple[str, Finding]) -> dict[str, Any]:
     """Scores of all fits and baselines on held-out documents."""
     scores = judged.scores
     main = next(iter(fits.runs))
     found = [
         gain_of(scores, "fit", "gain of the neural SDE over VAR(1)"),
-        best[1]._replace(note=f"That is {NAMES.get(best[0], best[0])}.") if best[0] else best[1],
+        best[1]._replace(note=chosen(best[0])) if best[0] else best[1],
         shuffled_gain(judged),
         *(
             gain_of(scores, name, f"gain of the neural SDE with {name} over VAR(1)")
@@ -54,14 +57,14 @@ def worth_section(
         ),
     ]
     return section(
-        id,
+        "worth",
         "What is the fit worth?",
         f"Does the neural SDE ({main}) predict held-out {scores.unit} better than simple models?",
         CAUTION,
         findings=found,
         found=[beyond_linear(judged)],
         tables=[_scores_table(scores), _seeds_table(fits)],
-        figures=[_bars(scores, f"gains-{id}")],
+        figures=[_bars(scores)],
         mark="ours",
     )
 
@@ -105,12 +108,12 @@ def _seeds_table(fits: Fits) -> dict[str, Any]:
     return table("Seeds", heads, rows, note)
 
 
-def _bars(scores: ScoreTable, id: str) -> dict[str, Any]:
+def _bars(scores: ScoreTable) -> dict[str, Any]:
     named = [(NAMES.get(n, n), m.gain) for n, m in scores.models.items() if n != scores.reference]
     kept = [(name, gain) for name, gain in named if isinstance(gain, Interval)]
     ends = {k: [getattr(gain, k) for _, gain in kept] for k in ("value", "low", "high")}
     return {
-        "id": id,
+        "id": "gains",
         "title": f"Gain over {scores.reference}",
         "kind": "bars",
         "labels": [name for name, _ in kept],

@@ -1,16 +1,12 @@
-"""The sections that need the model: texts, words from learned dynamics, causes, depth, groups."""
+"""The sections that need the model: texts, words from learned dynamics, causes, and depth."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import analysis
-from .._judge import Rows
 from .._run import Run
-from ..analysis.findings import Finding, finding, withheld
-from ..predict._steps import nll_sums, on_host
-from ..stats import Interval, by_document, ratios
+from ..analysis.findings import Finding
 from ._causal import caused
 from ._decoding import Decoded, decoded
 from ._effects import Caused
@@ -20,7 +16,6 @@ from ._sde import Basis
 from ._steered import steered
 
 SHORT = 160  # characters of a sampled text that are shown
-MOST_GROUPS = 8
 
 
 def samples_section(rows: list[tuple[float, str, float, float]]) -> dict[str, Any]:
@@ -68,7 +63,7 @@ def decoding_section(found: Decoded) -> dict[str, Any]:
         "Final states rolled out by the learned dynamics go through the model's own unembedding: "
         "do they say which words come, better than the linear model and than word frequencies?",
         "The log probability of the token that came is a proper score. What the projection alone "
-        "loses is the line of the model through it: no forecast can do better. A forecast is the "
+        "loses is the line of the model through it: to look at, and no bound. A forecast is the "
         "mean of a few dozen draws, whose logarithm is freed to first order of what is due to so "
         "few.",
         findings=sorted(found.findings, key=_rank),
@@ -262,90 +257,6 @@ def depth_section(found: Any) -> dict[str, Any]:
         ],
         mark="told",
     )
-
-
-def groups_section(
-    name: str, b: Basis, models: Mapping[str, Any], values: Mapping[Any, float]
-) -> dict[str, Any]:
-    """Gains of the linear model and of the fit in groups of documents.
-
-    Args:
-        name: Of the column.
-        b: The fits.
-        models: "iid", "linear" and "fit".
-        values: Of the column, by document.
-    """
-    rows: Rows = b.given.test
-    sums = {k: on_host(nll_sums(m, rows.paths, b.plan.burn)) for k, m in models.items()}
-    under = sums["fit"][1] * b.given.dim
-    of_row = np.asarray([values[doc] for doc in rows.docs])
-    body, findings = [], []
-    gains = {
-        "linear": sums["iid"][0] - sums["linear"][0],
-        "fit": sums["linear"][0] - sums["fit"][0],
-    }
-    named = {"linear": "gain of VAR(1) over independent states",
-             "fit": "gain of the neural SDE over VAR(1)"}  # fmt: skip
-    for label, which in grouped(of_row):
-        row: list[Any] = [label, len(np.unique(rows.docs[which]))]
-        for kind, over in gains.items():
-            what = f"{named[kind]} where {name} is {label}"
-            if row[1] < 2:
-                findings.append(withheld(what, "there are fewer than two documents"))
-                row.append(None)
-                continue
-            columns = over[which][:, None], under[which][:, None]
-            (found,) = ratios(*columns, rows.docs[which], seed=b.plan.seed)
-            findings.append(finding(what, found, 0.0, unit="nats per step and dimension"))
-            row.append(found)
-        body.append(row)
-    if len(body) > 1:
-        findings.insert(0, _apart(name, body))
-    return section(
-        "groups",
-        f"By {name}",
-        f"Do the dynamics differ between documents of different {name}?",
-        "Groups differ in more than this column: a difference is no effect of it.",
-        findings=findings,
-        tables=[table(f"By {name}", [name, "documents", *named.values()], body)],
-        mark="ours",
-    )
-
-
-def _apart(name: str, body: list[list[Any]]) -> Finding:
-    """The fit's gain in the last group less that in the first; the two share no documents."""
-    what = (
-        f"gain of the neural SDE where {name} is {body[-1][0]} less that where it is {body[0][0]}"
-    )
-    a, b = body[0][3], body[-1][3]
-    if a is None or b is None:
-        return withheld(what, "one of the groups has fewer than two documents")
-    low = np.hypot(b.value - b.low, a.high - a.value)
-    high = np.hypot(b.high - b.value, a.value - a.low)
-    value, number = b.value - a.value, a.documents + b.documents
-    gap = Interval(value, value - float(low), value + float(high), a.level, number)
-    return finding(what, gap, 0.0, unit="nats per step and dimension")
-
-
-def grouped(values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Rows by value; by quarters where there are more values than groups."""
-    kinds = np.unique(values)
-    if len(kinds) <= MOST_GROUPS:
-        return [(f"{kind:g}", np.flatnonzero(values == kind)) for kind in kinds]
-    cuts = np.quantile(values, [0.25, 0.5, 0.75])
-    number = np.searchsorted(cuts, values, side="left")
-    ends = [values.min(), *cuts, values.max()]
-    return [
-        (f"{ends[k]:.3g} to {ends[k + 1]:.3g}", np.flatnonzero(number == k))
-        for k in range(4)
-        if np.any(number == k)
-    ]
-
-
-def means_by_document(docs: np.ndarray, values: np.ndarray) -> dict[Any, float]:
-    """The mean of a column over the rows of each document."""
-    pairs = by_document(np.stack([values, np.ones(len(values))], axis=1), docs)
-    return {doc: float(a / n) for doc, (a, n) in zip(np.unique(docs), pairs, strict=True)}
 
 
 def depth_of(states: Any, docs: Any, untrained: Any, seed: int, layers: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..analysis.findings import Finding, plain
 from ._budget import Budget
-from ._frames import guarded
+from ._frames import guarded, guarded_all
 from ._given import Given, coarser
 from ._plan import Plan
 from ._sde import Basis, based
@@ -65,7 +64,7 @@ def dynamics(
     keys = jr.split(jr.fold_in(jr.key(plan.seed), 1), 5)
     with budget.stage("order in time"):
         first, order = order_section(given, plan)
-    b = based(given, plan, budget=budget, out=out, quiet=True)
+    b = based(given, plan, budget=budget, out=out, quiet=budget.quiet)
     made = [
         first,
         worth_section(b.judged, b.fits, b.best),
@@ -97,20 +96,33 @@ def dynamics(
             made.append(guarded(id, title, "", make))
     for width in scale:
         with budget.stage(f"the study at {width} tokens"):
-            title = "At the scale where a diffusion is fair"
-            again = guarded("coarse", title, "", partial(_again, given, plan, width, out))
-            made.append(again | {"id": "coarse", "title": title})
+            made += _again(given, plan, width, out)
     return Dynamics(made, claims, b, order)
 
 
-def _again(given: Given, plan: Plan, width: int, out: Path | None) -> dict[str, Any]:
-    """The first fit and its scores once more, of states averaged over so many steps."""
-    short = dataclasses.replace(plan, fits=plan.fits[:1], seeds=1, horizons=(), burn=0, power=0)
+def _again(given: Given, plan: Plan, width: int, out: Path | None) -> list[dict[str, Any]]:
+    """The study of states averaged over so many steps, of the first fit and one seed."""
+    skip = (*plan.skip, "scales", "coarse")
+    short = dataclasses.replace(
+        plan, fits=plan.fits[:1], seeds=1, horizons=(), burn=0, power=0, skip=skip
+    )
     folder = None if out is None else out / f"averaged-{width}"
-    b = based(coarser(given, width, plan.burn), short, budget=Budget(quiet=True), out=folder)
-    found = worth_section(b.judged, b.fits, b.best, "coarse")
-    asked = f"Averaged over {width} steps, where steps looked Gaussian: what is the fit worth?"
-    return found | {"asked": asked}
+
+    def make() -> list[dict[str, Any]]:
+        states = coarser(given, width, plan.burn)
+        return dynamics(states, short, budget=Budget(quiet=True), out=folder).sections
+
+    title = "At the scale where a diffusion is fair"
+    return [_averaged(one, width) for one in guarded_all("order", title, "", make)]
+
+
+def _averaged(one: dict[str, Any], width: int) -> dict[str, Any]:
+    """A section of states averaged over so many steps, which says so."""
+    figures = [figure | {"id": f"{figure['id']}-coarse"} for figure in one["figures"]]
+    asked = f"Averaged over {width} steps, where steps looked Gaussian. {one['asked']}"
+    title = f"{one['title'].rstrip('?')}, averaged over {width}" + "?" * one["title"].endswith("?")
+    changed = {"title": title, "asked": asked, "figures": figures}
+    return one | changed | {"id": f"coarse-{one['id']}"}
 
 
 def main_cards(b: Basis, order: Any) -> list[dict[str, Any]]:

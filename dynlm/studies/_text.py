@@ -1,5 +1,6 @@
 """`study_store` and `study`: from states on disk or in memory to a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -10,10 +11,11 @@ from .._io import BadArgument
 from ..report import write_report
 from ..store import Store
 from ._budget import Budget
-from ._frames import guarded
+from ._frames import guarded, guarded_all
 from ._given import given_paths, given_store
 from ._plan import Plan
-from ._sections_text import depth_section, groups_section, means_by_document
+from ._sections_groups import groups_sections, means_by_document
+from ._sections_text import depth_section
 from ._spoken import check_model, deep, sentence_ends, spoken
 from ._study import dynamics, facts, main_cards
 
@@ -62,7 +64,7 @@ def study_store(
     plan: Plan | None = None,
     model: Any = None,
     untrained: Any = None,
-    by: str | None = None,
+    by: str | Sequence[str] = (),
     budget: Budget | None = None,
     work: Path | None = None,
     before: Any = (),
@@ -81,7 +83,7 @@ def study_store(
         plan: How much is done; by default `Plan()`.
         model: The model that the states are of: adds decoding, the causal test, and depth.
         untrained: The same model before training: the null of depth.
-        by: A column of the store: adds gains by its groups.
+        by: Columns of the store, such as scores of the documents: adds gains by their groups.
         budget: Goes on with this one.
         work: Folder of the fits, if it is another than that of the report.
         before: Sections to put first.
@@ -90,10 +92,11 @@ def study_store(
     """
     plan, out = plan or Plan(), Path(out)
     budget, work = budget or Budget(quiet=quiet), work or out
-    if by is not None and by not in store.columns:
-        known = ", ".join(store.columns) or "no columns"
-        raise BadArgument(f"`by` is {shown(by)}. The store has {known}.")
-    values = None if by is None else store.column(by)
+    by = (by,) if isinstance(by, str) else tuple(by)
+    for name in by:
+        if name not in store.columns:
+            known = ", ".join(store.columns) or "no columns"
+            raise BadArgument(f"`by` is {shown(name)}. The store has {known}.")
     if model is not None:
         check_model(store, model)
     with budget.stage("projection"):
@@ -112,17 +115,17 @@ def study_store(
             one = guarded("depth", "Along depth", "", lambda: depth_section(
                 deep(model, untrained, store, plan)))  # fmt: skip
             sections.append(one)
-    if values is not None:
+    if by:
         models = {
             "iid": baselines.iid(given.train.paths, burn=plan.burn),
             "linear": b.linear,
             "fit": b.run.predictor(),
         }
-        of_doc = means_by_document(store.docs, values)
-        with budget.stage(f"by {by}"):
-            one = guarded("groups", f"By {by}", "", lambda: groups_section(
-                by or "", b, models, of_doc))  # fmt: skip
-            sections.append(one)
+        columns = {name: means_by_document(store.docs, store.column(name)) for name in by}
+        told = f"By {', '.join(by)}"
+        with budget.stage(told.lower()):
+            make = lambda: groups_sections(b, models, columns)  # noqa: E731
+            sections += guarded_all("groups", told, "", make)
     return written(
         _document(
             title or f"The dynamics of {store.folder.name}, layer {given.layer}",
