@@ -6,9 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from chromium import CHROMIUM, Chromium
-from report_page import parsed, pointed
-from test_report_browser import CHECKS
+from made_report import faults
 
 from dynlm.cli import main
 
@@ -24,8 +22,6 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
         "Order in time", "Beyond linear", "What the SDE adds", "Words", "Cause",
     ]  # fmt: skip
     assert line["cards"] == results["cards"]
-    failed = {one["id"]: one["error"] for one in results["sections"] if "error" in one}
-    assert not failed
     ids = [one["id"] for one in results["sections"]]
     assert ids == [
         "samples", "order", "worth", "law", "decoding", "causal", "scales", "memory", "residuals",
@@ -40,12 +36,7 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
     assert order["verdict"] == "above" and order["low"] > 0
     assert sum(one["compiled"] for one in results["budget"]) > 0
 
-    numbers = parsed(page).all(having="data-value")
-    assert len(numbers) > 500  # every number of the page is that of the JSON
-    for one in numbers:
-        assert float(one.attributes["data-value"]) == pointed(results, one.attributes["data-path"])
-    if CHROMIUM:
-        _opened(out / "report.html", tmp_path)
+    assert faults(out) == []  # every number of the page is that of the JSON, among others
 
     before = {path: path.stat().st_mtime_ns for path in (out / "quick-0").rglob("*.safetensors")}
     main(["demo", "--quick", "--out", str(out), "--quiet"])  # what is done is read
@@ -53,20 +44,6 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
     assert again["cards"] == results["cards"]
     assert before and all(path.stat().st_mtime_ns == t for path, t in before.items())
     assert capsys.readouterr().out == ""
-
-
-def _opened(page, tmp_path):
-    """In a browser, on a phone and on a desk: nothing overlaps, is empty or too wide, or fails."""
-    browser = Chromium(tmp_path / "chromium")
-    try:
-        for wide in (390, 1280):
-            browser.open(page, wide)
-            found = browser.run(CHECKS)
-            assert found["overlaps"] == [] and found["empty"] == [] and found["wide"] == []
-            assert found["page"] == wide
-            assert browser.complaints() == [] and browser.requests() == []
-    finally:
-        browser.close()
 
 
 @pytest.mark.parametrize(

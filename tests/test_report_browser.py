@@ -4,54 +4,12 @@ import time
 
 import pytest
 from chromium import CHROMIUM, Chromium
+from made_report import CHECKS
 from report_example import crowded, example
 
 from dynlm.report import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
-
-# Whether siblings, or texts of a drawing, stand on each other; and what is empty or too wide.
-CHECKS = """(() => {
-  const seen = (e) => e.getClientRects().length && getComputedStyle(e).visibility !== "hidden";
-  const on = (a, b) => {
-    const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-    const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-    return wide > 1.5 && high > 1.5;
-  };
-  const say = (e) => `${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 40)}`;
-  const overlaps = [], empty = [], wide = [];
-  const inSvg = (e) => e.closest("svg") && e.tagName !== "svg";
-  for (const parent of document.querySelectorAll("body, body *")) {
-    if (inSvg(parent) || parent.tagName === "svg" || parent.closest("dialog")) continue;
-    const kids = [...parent.children].filter((e) => seen(e) && !e.matches(".skip, .enlarge + *"));
-    for (let i = 0; i < kids.length; i++)
-      for (let j = i + 1; j < kids.length; j++)
-        for (const a of kids[i].getClientRects())  // words may go over several lines
-          for (const b of kids[j].getClientRects())
-            if (on(a, b)) overlaps.push(say(kids[i]) + " / " + say(kids[j]));
-  }
-  for (const svg of document.querySelectorAll(".canvas svg")) {
-    const texts = [...svg.querySelectorAll("text")];
-    const boxes = texts.map((e) => e.getBoundingClientRect());
-    const frame = svg.getBoundingClientRect();
-    for (let i = 0; i < texts.length; i++) {
-      if (boxes[i].left < frame.left - 2 || boxes[i].right > frame.right + 2)
-        wide.push("text " + say(texts[i]));
-      for (let j = i + 1; j < texts.length; j++)
-        if (on(boxes[i], boxes[j])) overlaps.push(say(texts[i]) + " / " + say(texts[j]));
-    }
-    if (frame.width < 200 || frame.height < 100 || texts.length < 3) empty.push(say(svg));
-  }
-  for (const e of document.querySelectorAll("td, th, .card, .card *, main h2, main p, li, dt, dd"))
-    if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) wide.push("inside " + say(e));
-  const filled = "main section, figure, .card, table, td, th, li, h1, h2, h3, h4, nav, footer, dd";
-  for (const e of document.querySelectorAll(filled))
-    if (!e.closest("dialog") && (!seen(e) || !e.textContent.trim())) empty.push(say(e));
-  for (const e of document.querySelectorAll("body *"))
-    if (!e.closest(".scroll") && !e.matches(".skip") && seen(e)
-        && e.getBoundingClientRect().right > innerWidth + 1) wide.push(say(e));
-  return { overlaps, empty, wide, page: document.documentElement.scrollWidth, window: innerWidth };
-})()"""
 
 
 @pytest.fixture(scope="module")
