@@ -79,7 +79,7 @@ def test_the_quasi_potential_is_that_of_the_double_well(x64):
     assert barrier == pytest.approx(2 * 0.25 / 0.36, rel=1e-3)
 
 
-# Stationary laws
+# Stationary laws in continuous time
 
 
 @pytest.mark.parametrize("turn", [0.0, 2.0])
@@ -178,3 +178,120 @@ def test_what_has_no_law_or_no_place_is_refused(unchecked):
     ):
         with pytest.raises(BadArgument, match=r"`|noise"):
             call()
+
+
+# Stationary laws of chains
+
+
+def covariance_of(matrix, noise):
+    """S = A S A^T + Q, by adding up."""
+    s, power = np.zeros_like(noise), np.eye(len(matrix))
+    for _ in range(2000):
+        s, power = s + power @ noise @ power.T, matrix @ power
+    return s
+
+
+def gaussian_production(matrix, s):
+    """KL between the laws of (x, x') and (x', x)."""
+    lag = matrix @ s
+    ahead, back = np.block([[s, lag.T], [lag, s]]), np.block([[s, lag], [lag.T, s]])
+    return (np.trace(np.linalg.solve(back, ahead)) - 2 * len(s)) / 2
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.9])
+def test_the_law_of_a_linear_chain_solves_the_discrete_lyapunov_equation(turn, x64):
+    dt = 0.7
+    a = np.array([[0.8, 0.3], [0.1, 0.6]]) + turn * TURN
+    g = np.array([[0.8, 0.0], [0.4, 0.6]])
+    sde = SDE(drifts.Linear(jnp.asarray(-a), jnp.zeros(2)), diffusions.Constant(jnp.asarray(g)))
+    matrix = np.eye(2) - a * dt
+    truth = covariance_of(matrix, g @ g.T * dt)
+    box = 6 * np.sqrt(np.diagonal(truth))
+    found = stationary(sde, low=-box, high=box, size=32, dt=dt)
+    assert found.covariance == pytest.approx(truth, abs=1e-6) and found.mean == pytest.approx(0.0)
+    grid = np.stack(np.meshgrid(*found.axes, indexing="ij"), axis=-1)
+    exponent = -np.einsum("mni,ij,mnj->mn", grid, np.linalg.inv(truth), grid) / 2
+    density = np.exp(exponent) / (2 * np.pi * np.sqrt(np.linalg.det(truth)))
+    assert np.abs(found.density - density).max() < 1e-6 * density.max()
+    back = truth @ matrix.T @ np.linalg.inv(truth)  # the state before, expected given this one
+    current = grid @ ((matrix - back) / (2 * dt)).T * density[..., None]
+    assert np.abs(found.current - current).max() < 1e-5
+    production = gaussian_production(matrix, truth) / dt
+    assert value(found.findings, "entropy production") == pytest.approx(production, abs=1e-5)
+    assert production > 0.01 and value(found.findings, "number of modes") == 1
+    flow = linalg.solve_continuous_lyapunov(-a, -g @ g.T)
+    assert not np.allclose(truth, flow, rtol=0.2)  # which is another law
+
+
+def test_a_linear_chain_in_one_dimension_is_reversible_and_a_bent_one_is_not(x64):
+    """Of states drawn anew, f = -y at a step of one, the chain has twice the flow's variance."""
+    anew = stationary(linear(-np.eye(1)), low=-7, high=7, dt=1.0)
+    assert anew.covariance[0, 0] == pytest.approx(1.0, abs=1e-6)
+    assert stationary(linear(-np.eye(1)), low=-7, high=7).covariance[0, 0] < 0.51
+    slow = stationary(linear(-0.3 * np.eye(1)), low=-12, high=12, size=80, dt=1.0)
+    for found in (anew, slow):
+        assert abs(value(found.findings, "entropy production")) < 1e-9
+    drift = drifts.Function(lambda t, y: -0.7 * y + 0.6 * jnp.cos(2 * y))
+    bent = stationary(SDE(drift, diffusions.Scalar(0.7, 1)), low=-4, high=4, dt=1.0)
+    assert value(bent.findings, "entropy production") > 0.01
+    sure = value(stationary(SDE(drift, diffusions.Scalar(0.7, 1)), low=-4, high=4).findings, "ent")
+    assert sure < 1e-9  # in continuous time there is no way round in one dimension
+
+
+def test_the_law_of_a_chain_with_two_wells_is_that_of_a_long_simulation():
+    dt, sigma = 0.25, 0.55
+    drift = drifts.Function(lambda t, y: y - y**3)
+    found = stationary(SDE(drift, diffusions.Scalar(sigma, 1)), low=-2.4, high=2.4, size=48, dt=dt)
+    rng, x = np.random.default_rng(0), np.tile([-1.0, 1.0], 2000)
+    counts = np.zeros(48)
+    for k in range(1500):
+        x = x + dt * (x - x**3) + sigma * np.sqrt(dt) * rng.normal(size=x.shape)
+        if k >= 100:
+            counts += np.histogram(x, bins=48, range=(-2.4, 2.4))[0]
+    seen = counts / counts.sum() / 0.1
+    assert np.abs(found.density - seen).max() < 0.01 * seen.max()
+    assert value(found.findings, "number of modes") == 2
+    flow = stationary(SDE(drift, diffusions.Scalar(sigma, 1)), low=-2.4, high=2.4, size=48)
+    assert np.abs(flow.density - seen).max() > 0.05 * seen.max()
+
+
+def test_noise_that_depends_on_the_state_moves_the_chain(x64):
+    """E y' = E y and E y'^2 = E y^2 in a chain whose noise grows away from zero."""
+    noise = diffusions.Diagonal(lambda t, y: jnp.sqrt(0.3 + 0.2 * y**2), 1, "state")
+    found = stationary(
+        SDE(drifts.Linear(-0.8 * jnp.eye(1), jnp.full(1, 0.4)), noise),
+        low=-14, high=15, size=160, dt=0.5,
+    )  # fmt: skip
+    assert found.mean == pytest.approx([0.5], abs=1e-3)
+    second = (0.5 * 0.3 + 0.04 + 2 * 0.6 * 0.2 * 0.5) / (1 - 0.36 - 0.5 * 0.2)
+    assert found.covariance[0, 0] == pytest.approx(second - 0.25, abs=2e-3)
+
+
+def test_a_chain_of_which_nothing_may_be_said_says_why():
+    def why(sde, low, high, **how):
+        found = stationary(sde, low=low, high=high, **how).findings
+        one, two = (named(found, start) for start in ("number of modes", "entropy production"))
+        assert one.verdict is two.verdict is Verdict.WITHHELD and one.note == two.note
+        return one.note
+
+    assert "narrower than 0.7 of a cell" in why(linear(-np.eye(2), 0.1), -np.ones(2), np.ones(2),
+                                                dt=1.0, size=8)  # fmt: skip
+    assert "near the edge" in why(linear(-np.eye(1)), -2, 2, dt=1.0)
+    flung = SDE(drifts.Linear(-2.1 * jnp.eye(1), jnp.zeros(1)), diffusions.Scalar(0.2, 1))
+    assert "near the edge" in why(flung, -2, 2, dt=1.0)  # each step is longer than the last
+    wells = SDE(drifts.Function(lambda t, y: 1.9 * jnp.tanh(8 * y) - y), diffusions.Scalar(0.2, 1))
+    assert "so rarely" in why(wells, -3.2, 3.2, dt=1.0)
+
+
+def test_a_step_or_a_size_that_cannot_be_is_refused(unchecked):
+    noise = diffusions.Function(lambda t, y: jnp.ones((2, 1)), 2, 1)
+    thin = SDE(drifts.Linear(-jnp.eye(2), jnp.zeros(2)), noise)
+    box = {"low": [-3, -3], "high": [3, 3]}
+    for sde, how, word in (
+        (linear(-np.eye(2)), {"dt": 0.0}, "`dt` is 0"),
+        (linear(-np.eye(2)), {"dt": float("inf")}, "`dt` is inf"),
+        (linear(-np.eye(2)), {"dt": 1.0, "size": 65}, "`size` is 65"),
+        (thin, {"dt": 1.0, "size": 8}, "zero in some direction"),
+    ):
+        with pytest.raises(BadArgument, match=word):
+            stationary(sde, **box, **how)
