@@ -51,8 +51,8 @@ RANK = {
         analysis._order analysis._states analysis._basins analysis._decomposition
         analysis._depth analysis._fields analysis._generator analysis._jumps
         analysis._lipschitz analysis._markov analysis._moments analysis._planes
-        analysis._stationarity analysis._variation analysis._volumes analysis._descent
-        analysis._diffusive analysis._exponents analysis._kramers_moyal
+        analysis._stationarity analysis._variation analysis._volumes analysis._chain_density
+        analysis._descent analysis._diffusive analysis._exponents analysis._kramers_moyal
         analysis._moment_check analysis._potential analysis._residuals analysis._stationary
         analysis._passage analysis
         lm._rope lm._config lm._names lm._static lm._attention lm._decoder lm._state
@@ -68,8 +68,9 @@ RANK = {
         studies._budget studies._differences studies._directions studies._frames studies._given
         studies._openings studies._plan studies._unembedded studies._fits studies._steered
         studies._token_sums studies._written studies._decoding studies._effects studies._sde
-        studies._sections_fit studies._causal studies._sections_process
-        studies._sections_space studies._sections_groups studies._sections_text studies._study
+        studies._flows studies._sections_fit studies._causal studies._sections_process
+        studies._sections_density studies._sections_space studies._sections_groups
+        studies._sections_text studies._study
         studies._spoken studies._text studies._compare studies._demo studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
         _commands._inspect _commands._import _commands._fit_options _commands._fit

@@ -35,8 +35,8 @@ TINY = studies.Plan(
     draws=4,
 )
 SECTIONS = [
-    "order", "worth", "law", "scales", "memory", "residuals", "fields", "passage", "stability",
-    "moments",
+    "order", "worth", "law", "scales", "memory", "residuals", "fields", "density", "passage",
+    "stability", "moments",
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def texts(tmp_path_factory):
     return model, store
 
 
-MODEL = ("scales", "memory", "residuals", "fields", "passage", "stability", "moments")
+MODEL = ("scales", "memory", "residuals", "fields", "density", "passage", "stability", "moments")
 
 
 @pytest.mark.slow

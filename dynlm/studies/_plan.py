@@ -8,8 +8,8 @@ from .._io import BadArgument
 
 DIFFUSIONS = ("scalar", "diagonal", "lowrank", "full")
 SECTIONS = (
-    "scales", "coarse", "memory", "residuals", "fields", "passage", "stability", "moments",
-    "decoding", "causal", "depth",
+    "scales", "coarse", "memory", "residuals", "fields", "density", "passage", "stability",
+    "moments", "decoding", "causal", "depth",
 )  # fmt: skip
 LOSSES = ("euler", "local_linear", "strang", "zhang")
 
@@ -125,5 +125,5 @@ QUICK = dataclasses.replace(
     scales=(1, 4, 16),
     exponents=200,
     draws=16,
-    skip=("coarse", "passage", "moments", "depth"),
+    skip=("coarse", "density", "passage", "moments", "depth"),
 )

@@ -9,42 +9,13 @@ import numpy as np
 from .. import analysis
 from .._types import RandomKey
 from ..analysis.findings import withheld
+from ._flows import NEITHER, flow_of
 from ._frames import section, some_points, table
 from ._given import some
 from ._sde import Basis
 
-CHAIN = (
-    "The fit is a chain with one Euler step a token, so these are properties of that chain: "
-    "multipliers and changes over one step, not rates in continuous time."
-)
-FLOW = "The fit passed the refinement check: this is of a process in continuous time."
 GRID = 20  # points along each direction of a plane
 DEEP = 1000  # steps without noise until a state counts as gone nowhere
-
-
-NEITHER = (
-    "The fit is neither shown to be a process in continuous time nor a chain of Euler steps of one "
-    "length, so nothing is said of where it flows, of rates, or of exponents."
-)
-
-
-def flows(b: Basis) -> bool:
-    """Whether the fit is a process in continuous time, or a chain of Euler steps."""
-    return b.judged.continuous or chain_step(b) is not None
-
-
-def chain_step(b: Basis) -> float | None:
-    """The step of the chain that the fit is; None where it is a process in continuous time."""
-    if b.judged.continuous or b.run.law.scheme != "euler":
-        return None
-    return b.run.law.step
-
-
-def trusted(b: Basis) -> str:
-    """How far claims about the fit's flow reach."""
-    if not flows(b):
-        return NEITHER
-    return FLOW if chain_step(b) is None else CHAIN
 
 
 def fields_section(b: Basis) -> dict[str, Any]:
@@ -139,17 +110,18 @@ def _line(line: Any) -> dict[str, Any]:
 
 def stability_section(b: Basis, key: RandomKey) -> dict[str, Any]:
     """Fixed points, basins, Lyapunov functions, constants and exponents."""
-    sde, dt, burn, seed = b.run.model, chain_step(b), b.plan.burn, b.plan.seed
+    flow, burn, seed = flow_of(b), b.plan.burn, b.plan.seed
+    sde, dt = b.run.model, flow.step
     rows = some(b.given.test, b.plan.states)
     near_key, path_key = jr.split(key)
     seen = analysis.sample(rows.paths, rows.docs, most=512, burn=burn, seed=seed)
     points = analysis.fixed_points(sde, seen.ys, dt=dt)
     found, figures = list(points.findings), []
-    if flows(b) and len(points.points):
+    if flow.known and len(points.points):
         step = analysis.Euler(sde, jnp.asarray(dt)) if dt else _flow(sde, seen.gap)
         basins = analysis.basins(step, points, seen.ys, seen.docs, steps=DEEP, seed=seed)
         found += list(basins.findings)
-    if flows(b):
+    if flow.known:
         spectrum = _exponents(b, seen, dt, path_key)
         inside = len(points.points) and points.inside[0]
         centre = points.points[0] if inside else np.mean(seen.ys, axis=0)
@@ -167,7 +139,7 @@ def stability_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         "Stability",
         "Where does the learned drift vanish, do states return there, how fast do neighbours "
         "separate, and where does a Lyapunov function fall?",
-        trusted(b) + " Fixed points outside the data and constants from a sample say little: the "
+        flow.trust + " Fixed points outside the data and constants from a sample say little: the "
         "first are extrapolated, the second are no bounds. Exponents below zero are nothing new: "
         "the linear model has them too, and its largest stands beside.",
         findings=found,
@@ -254,7 +226,7 @@ def moments_section(b: Basis, key: RandomKey) -> dict[str, Any]:
     rows, burn = some(b.given.test, b.plan.states), b.plan.burn
     y0s, ts = analysis.moment_starts(rows.paths, burn=burn, repeats=4)
     simulated = b.run.simulate(jnp.asarray(y0s), ts, key=key)
-    dt = chain_step(b)
+    dt = flow_of(b).step
     long = np.asarray(rows.paths.mask).sum(axis=1) > burn
     begin = np.asarray(y0s, float)[: len(rows.docs)][long]
     m0, p0 = begin.mean(axis=0), np.cov(begin.T).reshape(b.given.dim, b.given.dim)

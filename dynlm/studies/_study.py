@@ -12,10 +12,12 @@ import numpy as np
 
 from ..analysis.findings import Finding, plain
 from ._budget import Budget
+from ._flows import flow_of
 from ._frames import guarded, guarded_all
 from ._given import Given, coarser
 from ._plan import Plan
 from ._sde import Basis, based
+from ._sections_density import density_section
 from ._sections_fit import gain_of, law_section, shuffled_gain, worth_section
 from ._sections_process import (
     memory_section,
@@ -85,6 +87,11 @@ def dynamics(
         ("memory", "Memory", lambda: memory_section(b)),
         ("residuals", "What the fit has missed", lambda: residual_section(b)),
         ("fields", "Drift and noise", lambda: fields_section(b)),
+        (
+            "density",
+            "Where states gather",
+            lambda: density_section(given, plan, keys[4], main=flow_of(b), out=out),
+        ),
         ("passage", "Passages and conditional moments", lambda: passage_section(b, keys[1])),
         ("stability", "Stability", lambda: stability_section(b, keys[2])),
         ("moments", "Moments in time", lambda: moments_section(b, keys[3])),
