@@ -1,5 +1,6 @@
 r"""`learn_lyapunov`: a convex function of the state, trained to fall along the process."""
 
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -249,7 +250,7 @@ def _learn(
         return eqx.tree_at(_weights, start, weights)
 
     def rate_of(v: LearnedFunction) -> Any:
-        return v.rate if dt is None else lambda y, f, g: v.chain_rate(y, f, g, dt)
+        return v.rate if dt is None else partial(v.chain_rate, dt=dt)
 
     def loss(weights: Any, some: Array) -> Array:
         v, one = function(weights), tuple(x[some] for x in states)

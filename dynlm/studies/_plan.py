@@ -113,6 +113,7 @@ DEMO = Plan(
     exponents=400,
     replicas=4,
     steer=0,
+    skip=("coarse",),
 )
 QUICK = dataclasses.replace(
     DEMO,
