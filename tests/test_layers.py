@@ -47,6 +47,7 @@ RANK = {
         baselines
         specs _data _run _precision _fit_facts _fit _judge
         analysis._depth_maps analysis._exact analysis._scales analysis.findings
+        analysis._beside
         analysis._correlation analysis._depth_noise analysis._fixed_points analysis._gaps
         analysis._order analysis._states analysis._basins analysis._decomposition
         analysis._depth analysis._fields analysis._generator analysis._jumps

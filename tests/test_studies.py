@@ -11,7 +11,7 @@ import dynlm
 from dynlm import studies
 from dynlm._io import BadArgument
 from dynlm.cli import main
-from dynlm.store import from_arrays
+from dynlm.store import from_arrays, write_revisions
 from dynlm.studies._budget import Budget
 from dynlm.studies._sections_groups import grouped, slope
 
@@ -119,6 +119,7 @@ def test_a_store_without_documents_to_hold_out_is_refused(tmp_path):
         ({"fits": (("full", "euler"),) * 2}, "twice"),
         ({"steps": 0}, "`steps` is 0"),
         ({"replicas": 1}, "`replicas` is 1"),
+        ({"nulls": -1}, "`nulls` is -1"),
         ({"scales": (0, 1)}, "`scales`"),
     ],
 )
@@ -190,6 +191,25 @@ def test_the_command_studies_a_store_by_its_scores(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--by", "grade", "--quick", "--quiet"])
     assert "`--by` is 'grade'. The store has score, length." in capsys.readouterr().err
+
+
+def test_the_command_refuses_before_it_makes_a_folder(tmp_path, capsys):
+    series = [(y, np.arange(40.0)) for y in autoregression(4, count=20)]
+    names = ["a", "b"]
+    for folder in ("one", "all/a", "all/b"):
+        from_arrays(tmp_path / folder, series, quiet=True)
+    write_revisions(tmp_path / "all", names)
+    out = ["--out", str(tmp_path / "out"), "--quick", "--quiet"]
+    for store, more, word in (
+        ("one", ["--layer", "7"], "'7'. The store has the layers"),
+        ("all", ["--layer", "7"], "'7'. The store has the layers"),
+        ("all", ["--model", "demo", "--revision", "early"], "each of the revision that it is"),
+        ("all", ["--untrained", "demo@untrained"], "goes with `--model`"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["study", str(tmp_path / store), *more, *out])
+        assert word in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_front_door_loads_studies_late():

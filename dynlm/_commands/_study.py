@@ -81,13 +81,22 @@ def run(config: Study) -> None:
     store = None if several else open_store(folder)
     if several and config.by:
         raise BadArgument("`by` is for one store, and `store` has several. Study one of them.")
+    if several and config.revision is not None:
+        raise BadArgument(
+            f"`revision` is {config.revision}, and `store` has several stores, each of the "
+            "revision that it is named by. Leave it out, or study one of them."
+        )
     for flag in ("untrained", "revision"):
         if getattr(config, flag) is not None and config.model is None:
             raise BadArgument(f"`{flag}` goes with `model`, which is not given. Give both.")
-    config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
     from .. import lm
     from ..studies import QUICK, Plan, study_revisions, study_store
+    from ..studies._given import layer_of
     from ..train import Interrupted
+
+    for one in stores.values() if store is None else [store]:
+        layer_of(one, config.layer)
+    config.out.mkdir(parents=True, exist_ok=True)  # an unwritable one is better known now
 
     plan = dataclasses.replace(QUICK if config.quick else Plan(), seed=config.seed)
     changes = {name: getattr(config, name) for name in ("seeds", "steps")}
@@ -102,12 +111,12 @@ def run(config: Study) -> None:
 
     try:
         with interruptible():
+            how["untrained"] = None if config.untrained is None else load(config.untrained)
             if store is None:
                 make = None if name is None else load
                 done = study_revisions(stores, config.layer, config.out, model=make, **how)
             else:
                 how["model"] = None if name is None else lm.load(name, revision=config.revision)
-                how["untrained"] = None if config.untrained is None else load(config.untrained)
                 done = study_store(store, config.layer, config.out, by=config.by, **how)
     except (KeyboardInterrupt, Interrupted):
         raise Stopped(

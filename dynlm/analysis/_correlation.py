@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -128,6 +129,17 @@ def crossed(found: Interval) -> Interval:
     """
     low, high = (found.value + (v - found.value) * math.sqrt(2) for v in found[1:3])
     return found._replace(low=low) if found.value > 0 else found._replace(high=high)
+
+
+def with_tails(found: Interval, count: int, scale: float = 1.0) -> Interval:
+    r"""The interval of a kurtosis, its upper end no nearer than that of so many Gaussian numbers.
+
+    Resampling does not know of tails that few numbers do not show: where they are short, both the
+    kurtosis and its resampled spread are too small. That of n Gaussian numbers has a standard error
+    of $\sqrt{24/n}$; `scale` is that of the number in units of a kurtosis.
+    """
+    least = NormalDist().inv_cdf((1 + found.level) / 2) * scale * math.sqrt(24 / max(count, 1))
+    return found._replace(high=max(float(found.high), float(found.value) + least))
 
 
 def halves(docs: Any) -> Int[np.ndarray, " path"]:

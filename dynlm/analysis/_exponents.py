@@ -6,7 +6,7 @@ exponents(sde, y0s, dt=1.0, steps=2_000, key=key)      # of the chain that a fit
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -22,6 +22,7 @@ from .._types import RandomKey, State, Time
 from ..sde import SDE
 from ..stats import Interval, bootstrap
 from ._basins import EulerMaruyama, RungeKutta, Step
+from ._beside import compared
 from .findings import Finding, finding, stated, withheld
 
 FINE = 0.05  # of the divergence: what steps that are fine enough for a flow differ by
@@ -75,6 +76,7 @@ def exponents(
     every: int | None = None,
     t0: float = 0.0,
     seed: int = 0,
+    nulls: Sequence[SDE] = (),
     beside: float | None = None,
     unit: str = UNIT,
 ) -> Spectrum:
@@ -94,6 +96,11 @@ def exponents(
             that in float32 a few of them leave nothing of it.
         t0: Time at the start.
         seed: Of the intervals.
+        nulls: Fits of states without order, such as of shuffled ones: the largest exponent is
+            compared with the mean of theirs from the same starts, and the interval widened by
+            that of theirs and by how they differ. Of one alone nothing is tested. They take the
+            place of `beside`: the exponents of a linear model of such states go to minus
+            infinity, and those of a net do not.
         beside: The largest exponent of a simpler model, which the largest one is compared with:
             $\log |\mu|_{\max} / \Delta t$ for a linear model with multipliers $\mu$. Without
             it the null value is zero, which a fit of independent states is below too.
@@ -107,21 +114,17 @@ def exponents(
     along = _Divergence(sde, key is not None) if number in (None, sde.dim) else None
     if every is None:
         every = FLOW_EVERY if key is None else 1
-    return spectrum(
-        step,
-        y0s,
-        dt=dt,
-        steps=steps,
-        burn=burn,
-        key=key,
-        number=number,
-        every=every,
-        t0=t0,
-        seed=seed,
-        beside=beside,
-        unit=unit,
-        along=along,
-    )
+    how: dict[str, Any] = dict(dt=dt, steps=steps, burn=burn, key=key, number=number, every=every)
+    how |= dict(t0=t0, seed=seed, unit=unit)
+    found = spectrum(step, y0s, beside=beside, along=along, **how)
+    if not (nulls and found.intervals):
+        return found
+    others = []
+    for one in nulls:
+        step = RungeKutta(one, h) if key is None else EulerMaruyama(one, h)
+        again = None if along is None else _Divergence(one, key is not None)
+        others.append(spectrum(step, y0s, along=again, **how))
+    return found._replace(findings=(_beside(found, others, unit), *found.findings[1:]))
 
 
 def spectrum(
@@ -216,6 +219,21 @@ def _largest(found: Spectrum, beside: float | None, unit: str) -> Finding:
         of_null=null,
         note=f"The interval is over {of}",
     )
+
+
+def _beside(found: Spectrum, others: list[Spectrum], unit: str) -> Finding:
+    """The largest exponent against those of other fits; no path is shared, so nothing is paired."""
+    what, number = "largest Lyapunov exponent", len(others)
+    if not all(one.intervals for one in others):
+        return withheld(what, "a path of a fit to compare with left all finite states")
+    own = found.intervals[0]._replace(value=float(found.exponents[0]))
+    values = [float(one.exponents[0]) for one in others]
+    half = [(one.intervals[0].high - one.intervals[0].low) / 2 for one in others]
+    rest, gap = float(np.linalg.norm(half)) / number, own.value - float(np.mean(values))
+    low, high = math.hypot(own.value - own.low, rest), math.hypot(own.high - own.value, rest)
+    apart = own._replace(value=gap, low=gap - low, high=gap + high)
+    of = f"{len(found.replicas)} replicas" if len(found.replicas) > 1 else "stretches of one path"
+    return compared(what, own, apart, values, unit=unit, note=f"The interval is over {of}")
 
 
 def _stretches(local: Float[np.ndarray, "stretch number"]) -> Float[np.ndarray, "block number"]:

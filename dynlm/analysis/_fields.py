@@ -1,5 +1,6 @@
 """Drift and diffusion where the data are: how strong they are, and where they point."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -9,6 +10,7 @@ from .._io import BadArgument
 from ..sde import SDE
 from ..stats import Interval
 from ..trajectory import Trajectory
+from ._beside import paired
 from ._states import (
     Numbers,
     Rows,
@@ -23,7 +25,7 @@ from ._states import (
 )
 from .findings import Finding, finding, withheld
 
-SHUFFLED = "of states that are independent in time"
+SHUFFLED = "of the best drift and noise for states that are independent in time"
 UNORDERED = "of states without order in time"
 WAY = "of the way to the mean state"
 
@@ -51,7 +53,15 @@ class Along(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def along(sde: SDE, paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 0) -> Along:
+def along(
+    sde: SDE,
+    paths: Trajectory,
+    docs: Any,
+    *,
+    nulls: Sequence[SDE] = (),
+    burn: int = 1,
+    seed: int = 0,
+) -> Along:
     r"""How strong drift f and noise g are at observed states, and what the drift points to.
 
     $$|f|, \quad \sqrt{\mathrm{tr}\,g g^\top}, \quad
@@ -66,16 +76,19 @@ def along(sde: SDE, paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 
 
     Args:
         docs: The document of each path.
+        nulls: Fits of states without order, such as of shuffled ones: the three tested numbers
+            are compared with theirs at the same states, and the interval is widened by how they
+            differ among themselves. Of one alone nothing is tested. A fitted net meets the
+            values of independent states only roughly.
         burn: How many first states of each path are left out.
         seed: Of the resampling of documents.
     """
     at = transitions(paths, docs, burn)
     check_sde(sde, at.ys.shape[1])
-    f, trace = fields(sde, at.ts, at.ys)
     y = at.ys.astype(float)
     back = y.mean(axis=0) - y
-    speed, noise = np.linalg.norm(f, axis=1), np.sqrt(trace)
-    ratio = np.divide(speed * np.sqrt(at.dt), noise, out=np.full(len(f), np.inf), where=noise > 0)
+    f, noise, ratio = _strengths(sde, at)
+    speed = np.linalg.norm(f, axis=1)
     forward, way, pull = _cosine(f, at.dy), _cosine(back, at.dy), _cosine(f, back)
     known = np.isfinite(forward - way)
     of_way = float(way[known].mean()) if known.any() else 0.0
@@ -102,6 +115,17 @@ def along(sde: SDE, paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 
     ]
     found = [_described("mean size of the drift", mean(speed))]
     found += [_described("mean size of the noise", mean(noise))]
+    if nulls:
+        every = [_strengths(one, at) for one in (sde, *nulls)]
+        one, square = np.ones(len(y)), (back**2).sum(axis=1)
+        columns = (
+            ([x[2] for x in every], one),
+            ([_cosine(x[0], at.dy) - way for x in every], one),
+            ([at.dt * (x[0] * back).sum(axis=1) for x in every], square),
+        )
+        for (what, *_), (top, under) in zip(tests, columns, strict=True):
+            found.append(paired(what, top[0], top[1:], under, at.docs[at.row], seed=seed))
+        tests = []
     for what, interval, null, of_null in tests:
         if interval is None:
             found.append(withheld(what, "drift, noise or increments are zero or not finite"))
@@ -113,6 +137,14 @@ def along(sde: SDE, paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 
     ):
         found.append(_described(what, interval, null, of_null))
     return Along(at.row, y, f, noise, ratio, forward, tuple(found))
+
+
+def _strengths(sde: SDE, at: Transitions) -> tuple[Rows, Numbers, Numbers]:
+    """Drift, size of the noise, and the ratio of both in a step."""
+    f, trace = fields(sde, at.ts, at.ys)
+    speed, noise = np.linalg.norm(f, axis=1), np.sqrt(trace)
+    ratio = np.divide(speed * np.sqrt(at.dt), noise, out=np.full(len(f), np.inf), where=noise > 0)
+    return f, noise, ratio
 
 
 def _described(
@@ -188,6 +220,7 @@ def rotation(
     paths: Trajectory,
     docs: Any,
     *,
+    nulls: Sequence[SDE] = (),
     burn: int = 1,
     states: int = 1024,
     seed: int = 0,
@@ -200,6 +233,8 @@ def rotation(
     The share is of derivatives, not of the drift: fast ripples weigh more than in `decompose`.
 
     Args:
+        nulls: Fits of states without order, as for `along`: the divergence is compared with
+            theirs, and not with 0.
         states: At most so many states, evenly spread over the data: each costs `dim` derivatives.
     """
     at = transitions(paths, docs, burn).chosen(states)
@@ -212,8 +247,12 @@ def rotation(
     else:
         (mean,) = pooled(at, trace[:, None], seed=seed)
         step = float(np.median(at.dt))
-        note = f"States independent in time, {step:g} apart, would give {-dim / step:.3g}"
+        note = f"States independent in time, {step:g} apart, have {-dim / step:.3g} at best"
         found = [finding(names[0], mean, 0.0, of_null="of flows that keep volumes", note=note)]
+        if nulls:
+            rest = [slopes(one, at.ts, at.ys)[2] for one in nulls]
+            one, of = np.ones(len(trace)), at.docs[at.row]
+            found = [paired(names[0], trace, rest, one, of, seed=seed)]
         if (even + odd).sum() > 0:
             (share,) = pooled(at, odd[:, None], (even + odd)[:, None], seed=seed)
             note = f"A matrix of independent entries has {(dim - 1) / (2 * dim):.3g}"

@@ -1,6 +1,6 @@
 r"""`lyapunov`: where the mean of a quadratic function of the state falls, by the generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -14,6 +14,7 @@ from .._types import Scalar, State, Time
 from ..sde import SDE
 from ..stats import bootstrap
 from ..trajectory import Trajectory
+from ._beside import paired
 from ._fixed_points import ROWS, Sample, sample
 from .findings import Finding, finding, stated, withheld
 
@@ -89,6 +90,7 @@ def lyapunov(
     centre: Any,
     q: Any = None,
     dt: float | None = None,
+    nulls: Sequence[SDE] = (),
     most: int = 2048,
     burn: int = 1,
     seed: int = 0,
@@ -104,27 +106,44 @@ def lyapunov(
         q: $Q$, symmetric and positive; the identity unless told. See `lyapunov_matrix`.
         dt: The step of the Euler chain that a fit is: $LV$ is then $(PV - V)/\Delta t$, the change
             over one step, which is greater by $\Delta t\,f^\top Q f$.
+        nulls: Fits of states without order, as for `lipschitz`; they are taken with the same step.
+            Without any the null value is that of states drawn anew at each step, and of a
+            stationary process.
         most: How many states are looked at.
         burn: States at the start of each path that are left out.
         seed: Of the choice of states and of the intervals.
     """
     seen = sample(paths, docs, most=most, burn=burn, seed=seed)
     centre, q = check_quadratic(centre, q, seen.ys.shape[1])
-    f, g = fields(sde, seen, paths.ys.dtype)
+
+    def rate(one: SDE) -> Numbers:
+        f, g = fields(one, seen, paths.ys.dtype)
+        return quadratic_rate(seen.ys, f, np.einsum("sin,sjn->sij", g, g), centre, q, dt)
+
     return judged(
         seen,
         quadratic(seen.ys, centre, q),
-        quadratic_rate(seen.ys, f, np.einsum("sin,sjn->sij", g, g), centre, q, dt),
+        rate(sde),
         null_rate(seen, centre, q, dt),
         "quadratic function",
         seed,
+        [rate(one) for one in nulls],
     )
 
 
 def judged(
-    seen: Sample, v: Numbers, lv: Numbers, null: Numbers | None, name: str, seed: int
+    seen: Sample,
+    v: Numbers,
+    lv: Numbers,
+    null: Numbers | None,
+    name: str,
+    seed: int,
+    others: Sequence[Numbers] = (),
 ) -> Lyapunov:
-    """What follows from V and LV at states; `null` is LV of states without order."""
+    """What follows from V and LV at states; `null` is LV of states without order.
+
+    `others` are LV of fits of such states, which take its place.
+    """
     known = np.isfinite(lv) & np.isfinite(v)
     if not known.any():
         raise BadArgument("The drift or the noise is finite at no state. Look at the fit.")
@@ -139,15 +158,23 @@ def judged(
     order = np.flatnonzero(known)[np.argsort(v[known], kind="stable")]
     shells = np.array_split(order, min(SHELLS, len(order)))
     what = f"radius outside which the {name} falls on the data"
+    note = "" if known.all() else f"{np.sum(~known)} states without a finite rate left out"
+    names = f"share of states where the {name} falls", f"mean rate of the {name}"
+    if others:
+        rest = [[np.where(np.isfinite(x), x <= 0, np.nan) for x in others], others]
+        own = np.where(known, lv <= 0, np.nan), lv
+        both = [
+            paired(what, one, more, weight, seen.docs, seed=seed, note=note)
+            for what, one, more in zip(names, own, rest, strict=True)
+        ]
+    else:
+        of_null = OF_IID if null is not None else "without any pull"
+        both = [
+            finding(names[0], share, nothing, of_null=of_null, note=note),
+            finding(names[1], mean, 0.0, of_null="of a stationary process"),
+        ]
     found = (
-        finding(
-            f"share of states where the {name} falls",
-            share,
-            nothing,
-            of_null=OF_IID if null is not None else "without any pull",
-            note="" if known.all() else f"{np.sum(~known)} states without a finite rate left out",
-        ),
-        finding(f"mean rate of the {name}", mean, 0.0, of_null="of a stationary process"),
+        *both,
         stated(what, radius, note=f"{beyond:.1%} of the states are beyond it")
         if beyond > 0
         else withheld(what, "it grows at the farthest state that was looked at"),

@@ -19,6 +19,7 @@ from ..baselines._clusters import clusters
 from ..baselines._descent import Descent, descend
 from ..stats import bootstrap, ratios
 from ..trajectory import Trajectory
+from ._correlation import with_tails
 from ._order import FEATURES, Ridge, refined
 from ._scales import States, states_of, too_few
 from .findings import Finding, finding, withheld
@@ -141,10 +142,7 @@ def _kurtosis(s: States, e: Rows, how: dict[str, Any]) -> Finding:
     # Of a ratio of means: the variance in the denominator is an estimate as well.
     each = np.mean(unit**2 - 2 * kurtosis * (unit - 1), axis=1) - 3
     interval = bootstrap(each, np.ones(len(each)), s.doc, **how)
-    # Resampling does not know of tails that few residuals do not show.
-    least = NormalDist().inv_cdf((1 + how["level"]) / 2) * np.sqrt(24 / e.size)
-    high = max(float(interval.high), float(interval.value) + least)
-    interval = interval._replace(high=high)
+    interval = with_tails(interval, e.size)
     return finding(KINDS[1], interval, 0.0, of_null=GAUSSIAN)
 
 

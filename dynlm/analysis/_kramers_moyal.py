@@ -12,8 +12,9 @@ from .._io import BadArgument
 from .._types import State, Time
 from ..predict._steps import by_rows, on_host
 from ..sde import SDE
+from ..stats import Interval
 from ..trajectory import Trajectory
-from ._correlation import Rows, by_influence, ends, measured, rows_of
+from ._correlation import Rows, by_influence, ends, measured, rows_of, with_tails
 from ._variation import AT_ONCE, check_dim
 from .findings import Finding, finding, stated
 
@@ -101,7 +102,7 @@ def kramers_moyal(
     each = ends(found).reshape(3, number, 3)
     tails = _tails(path, bin_, dx, count)
     if sde is None:
-        ratio = by_influence(*_tail_ratio(path, len(x), *tails), rows.docs, seed)
+        ratio = _fourth(path, rows, tails, seed)
         results = (finding(TAIL, ratio, 1.0, of_null="of a Gaussian step"),)
         expected = (None, None)
     else:
@@ -109,8 +110,7 @@ def kramers_moyal(
         f, v = (part[path, k] for part in on_host(_along(sde, paths, u.astype(paths.ts.dtype))))
         f, second = f * dt, v * dt + (f * dt) ** 2
         own = _tail_ratio(path, len(x), *_expected_tails(bin_, f, v * dt, count))
-        data = _tail_ratio(path, len(x), *tails)
-        ratio = by_influence(data[0], data[1], rows.docs, seed)
+        ratio = _fourth(path, rows, tails, seed)
         results = (
             finding(TAIL, ratio, own[0], of_null="of a Gaussian step of the model"),
             *_agreement(rows, total, path, (dx, f), (dx**2, second), dt, seed),
@@ -166,14 +166,25 @@ def _agreement(
 
 
 def _tails(path: Any, bin_: Any, dx: Any, count: Any) -> tuple[Any, Any, Any]:
-    """Of steps standardised in their bin: what each adds to the ratio, and to its influence."""
+    """Of steps standardised in their bin: what each adds to the ratio, and to its influence.
+
+    By a mean and a variance of the bin itself, n Gaussian steps have the ratio (n - 1)/(n + 1) on
+    average, which is taken out.
+    """
     sums = [np.bincount(bin_, dx**p, minlength=len(count)) for p in (1, 2)]
     mean = sums[0] / np.maximum(count, 1)
     var = sums[1] / np.maximum(count, 1) - mean**2
     keep = ((count >= LEAST) & (var > 0))[bin_]
     s2 = np.where(keep, (dx - mean[bin_]) ** 2 / np.where(var > 0, var, 1)[bin_], 0.0)
-    ratio = np.bincount(bin_, s2**2 / 3, minlength=len(count)) / np.maximum(count, 1)
-    return s2**2 / 3, np.where(keep, s2**2 / 3 - 2 * ratio[bin_] * (s2 - 1), 0.0), keep
+    each = s2**2 / 3 * ((count + 1) / np.maximum(count - 1, 1))[bin_]
+    ratio = np.bincount(bin_, each, minlength=len(count)) / np.maximum(count, 1)
+    return each, np.where(keep, each - 2 * ratio[bin_] * (s2 - 1), 0.0), keep
+
+
+def _fourth(path: Any, rows: Rows, tails: tuple[Any, Any, Any], seed: int) -> Interval:
+    """The ratio of the data: a third of a kurtosis."""
+    found = by_influence(*_tail_ratio(path, len(rows.ys), *tails), rows.docs, seed)
+    return with_tails(found, int(tails[2].sum()), 1 / 3)
 
 
 def _expected_tails(bin_: Any, f: Any, v: Any, count: Any) -> tuple[Any, Any, Any]:

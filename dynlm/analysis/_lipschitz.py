@@ -1,6 +1,7 @@
 r"""`lipschitz`: how steep drift and noise are on the data, and what the net's layers certify."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -17,8 +18,9 @@ from .._nets import Features, StateNet, features_of
 from .._types import RandomKey, State, Time
 from ..diffusions._learned import Positive
 from ..sde import SDE
-from ..stats import Interval, bootstrap
+from ..stats import bootstrap
 from ..trajectory import Trajectory
+from ._beside import FITS, paired
 from ._fixed_points import ROWS, Sample, sample
 from .findings import Finding, finding, stated, withheld
 
@@ -79,12 +81,24 @@ class Steepness(NamedTuple):
     findings: tuple[Finding, ...]
 
 
+@final
+class _Constants(NamedTuple):
+    """Of one SDE at all states that were looked at; NaN where something is not finite."""
+
+    drift: Numbers
+    nearby: Numbers
+    noise: Numbers
+    sides: Numbers
+    growth: Float[np.ndarray, "2 state"]
+
+
 def lipschitz(
     sde: SDE,
     paths: Trajectory,
     docs: Any,
     *,
     key: RandomKey,
+    nulls: Sequence[SDE] = (),
     around: float = 0.5,
     most: int = 512,
     burn: int = 1,
@@ -95,6 +109,10 @@ def lipschitz(
     The greatest over a sample is no bound: it only says that the true constant is not less.
 
     Args:
+        nulls: Fits of states without order, such as of shuffled ones: their mean is the null value,
+            and how they differ among themselves widens the interval. Of one alone nothing is
+            tested. Without any the null value is that of the best drift for such states, which a
+            fitted net meets only roughly.
         around: Beside each state one more is drawn, at this many deviations of the data in each
             component.
         most: How many states are looked at.
@@ -110,56 +128,77 @@ def lipschitz(
         return jnp.asarray(np.asarray(x, dtype))
 
     reach = around * seen.ys.std(axis=0)
-    out = _measure(sde, array(seen.ts), array(seen.ys), array(reach), key)
-    jacobians, grams, growth = (np.asarray(x, float) for x in out)
-    finite = np.isfinite(jacobians).all(axis=(2, 3)) & np.isfinite(grams).all(axis=(2, 3))
-    finite = finite.all(axis=0) & np.isfinite(growth).all(axis=0)
+
+    def constants(one: SDE) -> _Constants:
+        return _constants(_measure(one, array(seen.ts), array(seen.ys), array(reach), key))
+
+    own = constants(sde)
+    finite = np.isfinite(own.drift)
     if not finite.any():
         raise BadArgument("Drift, noise or a derivative is finite at no state. Look at the fit.")
-    jacobians, grams = jacobians[:, finite], grams[:, finite]
-    norms = np.linalg.norm(jacobians, 2, axis=(2, 3))
-    noise = np.sqrt(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0)).max(axis=0)
-    sides = np.linalg.eigvalsh((jacobians + np.swapaxes(jacobians, 2, 3)) / 2)[..., -1].max(axis=0)
     found = Steepness(
-        norms[0],
-        norms[1],
-        noise,
-        sides,
-        growth[:, finite],
+        own.drift[finite],
+        own.nearby[finite],
+        own.noise[finite],
+        own.sides[finite],
+        own.growth[:, finite],
         seen.docs[finite],
         certified(sde.to_ito().drift),
         certified_noise(sde.diffusion),
         (),
     )
-    return found._replace(findings=_findings(found, seen, seed))
+    others = [constants(one) for one in nulls]
+    return found._replace(findings=_findings(found, own, others, seen, seed))
 
 
-def _findings(found: Steepness, seen: Sample, seed: int) -> tuple[Finding, ...]:
-    def mean(values: Numbers) -> Interval:
-        return bootstrap(values, np.ones(len(values)), found.docs, seed=seed)
+def _findings(
+    found: Steepness, own: _Constants, others: list[_Constants], seen: Sample, seed: int
+) -> tuple[Finding, ...]:
+    def mean(what: str, values: Numbers, name: str, null: float, of_null: str) -> Finding:
+        if others:
+            rest, one = [getattr(x, name) for x in others], np.ones(len(own.drift))
+            return paired(what, getattr(own, name), rest, one, seen.docs, seed=seed)
+        one = bootstrap(values, np.ones(len(values)), found.docs, seed=seed)
+        return finding(what, one, null, of_null=of_null)
+
+    def most(what: str, value: float, greatest: Any, null: float, of_null: str) -> Finding:
+        if others:
+            null, of_null = float(np.mean([greatest(x) for x in others])), FITS
+        return stated(what, value, null, of_null=of_null)
 
     off = seen.ys - seen.ys.mean(axis=0)
     spread = np.sum(off**2) / max(len(off) - 1, 1)
     iid = np.sum(off**2, axis=1) / seen.gap**2 + spread / seen.gap
     iid = float((iid / (1 + np.sum(seen.ys**2, axis=1))).max())
-    of_iid = "of the drift mean - x, which states without order give"
+    of_iid = "of the drift mean - x"
     greatest = float(max(found.drift.max(), found.nearby.max()))
     bound, what = found.certified, "certified Lipschitz constant of the drift"
     return (
-        finding("mean local Lipschitz constant of the drift", mean(found.drift), 1 / seen.gap,
-                of_null=of_iid),
-        finding("mean one-sided constant of the drift", mean(found.one_sided), -1 / seen.gap,
-                of_null=of_iid),
-        stated("greatest local Lipschitz constant of the drift that was met", greatest,
-               1 / seen.gap, of_null=of_iid),
+        mean("mean local Lipschitz constant of the drift", found.drift, "drift", 1 / seen.gap,
+             of_iid),
+        mean("mean one-sided constant of the drift", found.one_sided, "sides", -1 / seen.gap,
+             of_iid),
+        most("greatest local Lipschitz constant of the drift that was met", greatest,
+             lambda x: max(np.nanmax(x.drift), np.nanmax(x.nearby)), 1 / seen.gap, of_iid),
         withheld(what, bound.reason)
         if bound.value is None
         else stated(what, bound.value, note=f"It is {bound.reason}"),
-        finding("mean local Lipschitz constant of the noise", mean(found.noise), 0.0,
-                of_null="of noise that does not depend on the state"),
-        stated("greatest growth constant that was met", float(found.growth.max()), iid,
-               of_null="of states without order"),
+        mean("mean local Lipschitz constant of the noise", found.noise, "noise", 0.0,
+             "of noise that does not depend on the state"),
+        most("greatest growth constant that was met", float(found.growth.max()),
+             lambda x: np.nanmax(x.growth), iid, "of the drift mean - x, with noise to match"),
     )  # fmt: skip
+
+
+def _constants(out: tuple[Array, Array, Array]) -> _Constants:
+    jacobians, grams, growth = (np.asarray(x, float) for x in out)
+    finite = np.isfinite(jacobians).all(axis=(2, 3)) & np.isfinite(grams).all(axis=(2, 3))
+    finite = np.asarray(finite.all(axis=0) & np.isfinite(growth).all(axis=0))
+    jacobians, grams = (np.where(finite[:, None, None], x, 0.0) for x in (jacobians, grams))
+    norms = np.linalg.norm(jacobians, 2, axis=(2, 3))
+    noise = np.sqrt(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0)).max(axis=0)
+    sides = np.linalg.eigvalsh((jacobians + np.swapaxes(jacobians, 2, 3)) / 2)[..., -1].max(axis=0)
+    return _Constants(*(np.where(finite, x, np.nan) for x in (*norms, noise, sides, growth)))
 
 
 @eqx.filter_jit

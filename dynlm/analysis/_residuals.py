@@ -19,7 +19,17 @@ from ..predict._steps import ROWS, by_rows, gaps_filled, scored
 from ..sde import SDE
 from ..stats import largest_gap
 from ..trajectory import Trajectory
-from ._correlation import against, by_chance, by_influence, crossed, ends, lagged, measured, rows_of
+from ._correlation import (
+    against,
+    by_chance,
+    by_influence,
+    crossed,
+    ends,
+    lagged,
+    measured,
+    rows_of,
+    with_tails,
+)
 from ._stationarity import along_others
 from .findings import Finding, finding
 
@@ -172,6 +182,7 @@ def _shape(x: Any, good: Any, docs: Any, seed: int) -> tuple[Finding, Finding]:
     tail = np.where(good[:, :, None], x**4 - m4 * (1 + 2 * (x**2 - 1)) - 4 * m3 * x, 0.0)
     value = float(m4.mean()) - 3
     fourth = by_influence(value, tail.mean(axis=2).sum(axis=1) / n, docs, seed)
+    fourth = with_tails(fourth, int(n) * x.shape[2])
     return (
         finding("skewness of the residuals that other documents confirm", crossed(third), 0.0),
         finding("excess kurtosis of the residuals", fourth, 0.0, of_null="of a Gaussian"),

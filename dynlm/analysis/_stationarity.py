@@ -12,6 +12,7 @@ from ._correlation import (
     Rows,
     Weights,
     by_influence,
+    crossed,
     ends,
     halves,
     measured,
@@ -44,6 +45,7 @@ def stationarity(paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 0) 
     A mean that moves, moves in some direction. That direction $u$ is found on half of the documents
     and $u^\top(\bar x_2 - \bar x_1)$ measured on the others, and the same the other way round: a
     positive number is a drift that other documents confirm, and its mean is zero if there is none.
+    Each half then chose for the other, and the end of the interval next to 0 is moved for that.
     The spread is $\log \mathrm{tr}\,C_2 / \mathrm{tr}\,C_1$, each about the mean of its half.
 
     Args:
@@ -66,7 +68,9 @@ def stationarity(paths: Trajectory, docs: Any, *, burn: int = 1, seed: int = 0) 
         (one,) = measured(along_others(vectors, rows.docs), weights, rows.docs, seed)
         what = f"{what}, in standard deviations along the direction that other documents show"
         short = "no path has two states to compare"
-        results.append(withheld(what, short) if not weights.sum() > 0 else finding(what, one, 0.0))
+        results.append(
+            withheld(what, short) if not weights.sum() > 0 else finding(what, crossed(one), 0.0)
+        )
     spread = _spread(rows, x, late, seed)
     results.append(
         finding("log ratio of the variances of the second half and the first", spread, 0.0)

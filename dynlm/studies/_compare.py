@@ -32,6 +32,7 @@ def study_revisions(
     dim: int = 16,
     plan: Plan | None = None,
     model: Callable[[str], Any] | None = None,
+    untrained: Any = None,
     title: str = "The dynamics along training",
     quiet: bool = False,
 ) -> Done:
@@ -47,6 +48,7 @@ def study_revisions(
         dim: Components, at most, of each store's own.
         plan: How much is done.
         model: The model of a name, for decoding and the causal test.
+        untrained: The same model before training: the null of depth, of each of them.
         title: Of the report.
         quiet: No progress.
     """
@@ -59,7 +61,7 @@ def study_revisions(
             own = None if model is None else model(name)
             done[name] = study_store(
                 store, layer, out / folder_name(name), dim=dim, plan=plan, model=own,
-                title=f"{title}: {name}", quiet=True,
+                untrained=untrained, title=f"{title}: {name}", quiet=True,
             )  # fmt: skip
     results = compared({name: one.results for name, one in done.items()}, title)
     first = next(iter(stores.values()))

@@ -1,4 +1,4 @@
-"""The fits of a study: several noises and losses, several seeds, and the null of the first."""
+"""The fits of a study: several noises and losses, several seeds, and the nulls of the first."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,13 +35,18 @@ class Fits(NamedTuple):
         runs: By name, as "diagonal, euler"; of several seeds, the one with the least held-out loss.
         held_out: By name, the least held-out loss of each seed.
         spread: By name, the standard deviation over seeds of that loss; None of one seed.
-        null: The first fit, made of rows whose states were shuffled in time; None if not asked.
+        nulls: The first fit, made of rows whose states were shuffled in time, an order each.
     """
 
     runs: dict[str, Run]
     held_out: dict[str, list[float]]
     spread: dict[str, float | None]
-    null: Run | None
+    nulls: tuple[Run, ...]
+
+    @property
+    def null(self) -> Run | None:
+        """The first of the nulls; None where there are none."""
+        return self.nulls[0] if self.nulls else None
 
     @property
     def main(self) -> Run:
@@ -68,21 +73,25 @@ def fitted(
         run, worth = best_of(several, plan)
         runs[name], held[name] = run, worth
         spread[name] = float(np.std(worth, ddof=1)) if len(worth) > 1 else None
-    return Fits(runs, held, spread, _null(given, plan, key, out, quiet) if null else None)
+    return Fits(runs, held, spread, _nulls(given, plan, key, out, quiet) if null else ())
 
 
-def _null(given: Given, plan: Plan, key: RandomKey, out: Path | None, quiet: bool) -> Run:
-    seed = plan.seed + 1
-    several = _fit(
-        shuffled_rows(given.train, seed=seed, burn=plan.burn),
-        shuffled_rows(given.valid, seed=seed + 1, burn=plan.burn),
-        plan.fits[0],
-        plan,
-        jr.fold_in(key, 0),
-        None if out is None else out / "null",
-        quiet,
-    )
-    return best_of(several, plan)[0]
+def _nulls(
+    given: Given, plan: Plan, key: RandomKey, out: Path | None, quiet: bool
+) -> tuple[Run, ...]:
+    """By the key of the first fit and from its noise: without order all are alike but by chance."""
+    runs: list[Run] = []
+    scale = noise_scale(given.train.paths)
+    for number in range(plan.nulls):
+        seed = plan.seed + 1 + 2 * number
+        train, valid = (
+            shuffled_rows(rows, seed=seed + k, burn=plan.burn)
+            for k, rows in enumerate((given.train, given.valid))
+        )
+        folder = None if out is None else out / ("null" if number == 0 else f"null-{number + 1}")
+        several = _fit(train, valid, plan.fits[0], plan, jr.fold_in(key, 0), folder, quiet, scale)
+        runs.append(best_of(several, plan)[0])
+    return tuple(runs)
 
 
 def refit(paths: Trajectory, plan: Plan, key: RandomKey) -> Run:
@@ -123,11 +132,12 @@ def _fit(
     key: RandomKey,
     out: Path | None,
     quiet: bool,
+    scale: float | None = None,
 ) -> Run:
     diffusion, loss = wish
     dim = int(train.paths.ys.shape[-1])
     known: Any = diffusion
-    scale = noise_scale(train.paths)
+    scale = noise_scale(train.paths) if scale is None else scale
     spec = specs.NeuralSDE(dim, diffusion=known, width=plan.width, rank=plan.rank, scale=scale)
     return fit(
         spec,

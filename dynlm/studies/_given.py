@@ -57,14 +57,7 @@ def given_store(
         dim: Components; None keeps all coordinates, each scaled to unit variance.
         raw: Whether raw states of the test are kept beside.
     """
-    names = {str(name): name for name in store.layers}
-    if layer is None and len(names) == 1:
-        layer = store.layers[0]
-    if str(layer) not in names:
-        raise BadArgument(
-            f"`layer` is {shown(layer)}. The store has the layers {', '.join(names)}."
-        )
-    layer = names[str(layer)]
+    layer = layer_of(store, layer)
     if dim is not None:
         dim = min(dim, store.dims[layer])
     scale = "each" if dim is None else "none"
@@ -97,6 +90,18 @@ def given_store(
     train, valid, test = parts
     assert train is not None and valid is not None and test is not None
     return Given(train, valid, test, _data.unit_of(store), projection, layer, about)
+
+
+def layer_of(store: Store, layer: int | str | None) -> int | str:
+    """A layer of a store by its name; of None the only one there is."""
+    names = {str(name): name for name in store.layers}
+    if layer is None and len(names) == 1:
+        layer = store.layers[0]
+    if str(layer) not in names:
+        raise BadArgument(
+            f"`layer` is {shown(layer)}. The store has the layers {', '.join(names)}."
+        )
+    return names[str(layer)]
 
 
 def given_paths(paths: Any, docs: Any = None, *, seed: int = 0) -> Given:

@@ -27,6 +27,9 @@ class Plan:
         rank: Of low-rank noise.
         batch: Windows a step.
         window: States in a window.
+        nulls: Fits of the same states in random orders, an order each, that the first fit is
+            compared with. How they differ tells what chance does to a fit, so of fewer than two
+            nothing is tested; 0 leaves them out.
         seeds: Models of each fit, which differ in their first weights and their batches.
         horizons: Steps ahead that forecasts are scored at.
         mixture_steps: Optimiser steps of the mixture density among the baselines.
@@ -57,6 +60,7 @@ class Plan:
     batch: int = 64
     window: int = 32
     seeds: int = 3
+    nulls: int = 3
     horizons: tuple[int, ...] = (1, 4, 16)
     mixture_steps: int = 2000
     switching_starts: int = 4
@@ -86,7 +90,7 @@ class Plan:
             raise BadArgument(f"`fits` is {self.fits}, with one of them twice. Name each once.")
         least = dict(steps=1, width=1, rank=1, batch=1, window=2, seeds=1, power=0, states=2)
         least |= dict(exponents=10, replicas=2, steer=0, draws=2, burn=0, seed=0)
-        least |= dict(mixture_steps=1, switching_starts=1)
+        least |= dict(mixture_steps=1, switching_starts=1, nulls=0)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise BadArgument(f"`{name}` is {getattr(self, name)}. Use {low} or more.")

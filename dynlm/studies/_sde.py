@@ -13,12 +13,22 @@ from .._run import Run
 from .._types import RandomKey
 from ..analysis.findings import Finding, finding, withheld
 from ..predict._steps import on_host, step_sums
+from ..sde import SDE
 from ..stats import Interval, ratios
 from ..trajectory import Trajectory
 from ._budget import Budget
 from ._fits import Fits, fitted
 from ._given import Given
 from ._plan import Plan
+
+NO_ORDER = (
+    "Nothing beyond independent states was found in the order in time: what stands here describes "
+    "a fit, and is no dynamics of the states."
+)
+NO_GAIN = (
+    "The fit does not predict held-out documents better than a linear model: where the two differ, "
+    "what stands here describes the fit, and not the states."
+)
 
 
 @final
@@ -33,6 +43,7 @@ class Basis(NamedTuple):
         linear: VAR(1), fitted to the same rows.
         refined: Of the other fits, whether they are processes in continuous time, and why not.
         best: The baseline that scored best, by name, and what the first fit gains over it.
+        order: What the order in time holds, of ORDER in `_sections_process`, if it was asked.
     """
 
     given: Given
@@ -42,6 +53,21 @@ class Basis(NamedTuple):
     linear: baselines.Autoregressive
     refined: Mapping[str, tuple[Any, str]]
     best: tuple[str, Finding]
+    order: str = ""
+
+    @property
+    def nulls(self) -> list[SDE]:
+        """Fits of the same states in random orders."""
+        return [run.model for run in self.fits.nulls]
+
+    @property
+    def caution(self) -> list[str]:
+        """What has to be read before anything that is said of the fit, where something has."""
+        gain = self.judged.scores.models["fit"].gain
+        gains = isinstance(gain, Interval) and gain.low is not None and gain.low > 0
+        if self.order == "none":
+            return [NO_ORDER]
+        return [] if gains else [NO_GAIN]
 
     @property
     def run(self) -> Run:

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import analysis
 from .._io import counted
+from .._judge import shuffled_rows
 from .._types import RandomKey
 from ._frames import section, table
 from ._given import Given, some
@@ -102,16 +103,25 @@ def residual_section(b: Basis) -> dict[str, Any]:
     varied = analysis.variation(b.run.model, rows.paths, rows.docs, **how)
     rest = {one.what: one for one in linear.findings}
     heads = ["measure", "neural SDE", "VAR(1)", "where nothing is missed"]
-    body = [[x.what, x, rest.get(x.what), x.null] for x in mine.findings]
+    body: list[list[Any]] = [[x.what, x, rest.get(x.what), x.null] for x in mine.findings]
+    if b.fits.null is not None:
+        mixed = shuffled_rows(rows, seed=b.plan.seed, burn=b.plan.burn)
+        null = analysis.residuals(b.fits.null.predictor(), mixed.paths, mixed.docs, **how)
+        rest = {one.what: one for one in null.findings}
+        heads.append("neural SDE, shuffled states")
+        body = [[*row, rest.get(row[0])] for row in body]
     edges = np.linspace(0.0, 1.0, len(mine.histogram) + 1)
     return section(
         "residuals",
         "What the fit has missed",
         "Are its one-step residuals independent, of equal strength and Gaussian, as they are if "
         "the fit is right, and does its noise have the size of what is seen?",
-        "Correlated residuals are dynamics not learned; correlated squares are noise not followed; "
-        "kurtosis is jumps, which no diffusion fitted at this step has.",
+        "Correlated residuals are dynamics not learned, or a drift that was learned and is not "
+        "there: the last column shows how much of it fits of shuffled states have, of such states. "
+        "Correlated squares are noise not followed, or followed where there is none; kurtosis is "
+        "jumps, which no diffusion fitted at this step has.",
         findings=[*mine.findings, *varied.findings],
+        found=b.caution,
         tables=[table("Residuals", heads, body)],
         figures=[
             {
@@ -172,8 +182,10 @@ def passage_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         "Does the simulated fit cross from one side to the other as often as the data, and do its "
         "nets agree with what averages of the increments say?",
         "One direction of many. Coefficients are of one step, so they are compared exactly, and "
-        "are no drift and diffusion of a process between tokens.",
+        "are no drift and diffusion of a process between tokens. What leaves its null value here "
+        "is wrong with the fit; it is no dynamics.",
         findings=[*times.findings, *known.findings],
+        found=b.caution,
         figures=figures,
         mark="ours",
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import analysis
 from .._types import RandomKey
-from ..analysis.findings import withheld
+from ..analysis.findings import Finding, stated, withheld
 from ._flows import NEITHER, flow_of
 from ._frames import section, some_points, table
 from ._given import some
@@ -22,8 +22,8 @@ def fields_section(b: Basis) -> dict[str, Any]:
     """Drift and noise along the data, their geometry, and the energy if there is one."""
     sde, rows, burn, seed = b.run.model, some(b.given.test, b.plan.states), b.plan.burn, b.plan.seed
     how: dict[str, Any] = dict(burn=burn, seed=seed)
-    along = analysis.along(sde, rows.paths, rows.docs, **how)
-    turned = analysis.rotation(sde, rows.paths, rows.docs, **how)
+    along = analysis.along(sde, rows.paths, rows.docs, nulls=b.nulls, **how)
+    turned = analysis.rotation(sde, rows.paths, rows.docs, nulls=b.nulls, **how)
     parts = analysis.decompose(sde, rows.paths, rows.docs, **how)
     found = [*along.findings, *turned.findings, *parts.findings]
     figures = []
@@ -43,9 +43,11 @@ def fields_section(b: Basis) -> dict[str, Any]:
         "How strong are the learned drift and noise where the states are, does the drift point "
         "where the next state goes, and is it the slope of an energy or a rotation?",
         "Averages over held-out states with intervals by document. A drift towards the mean is "
-        "what independent states give too: look at its part beyond that. "
+        "what independent states give too, so what is tested is tested against the same fit to "
+        "shuffled states. "
         "A plane is two directions of many: where much of the drift leaves it, its arrows mislead.",
         findings=found,
+        found=b.caution,
         figures=figures,
         mark="ours",
     )
@@ -126,13 +128,15 @@ def stability_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         inside = len(points.points) and points.inside[0]
         centre = points.points[0] if inside else np.mean(seen.ys, axis=0)
         down = analysis.lyapunov(
-            sde, rows.paths, rows.docs, centre=centre, dt=dt, burn=burn, seed=seed
+            sde, rows.paths, rows.docs, centre=centre, dt=dt, nulls=b.nulls, burn=burn, seed=seed
         )
-        found += [*spectrum.findings, *down.findings]
+        found += [*spectrum.findings, *_linear_exponent(b, dt, seen.gap), *down.findings]
         figures = [_falling(down), _spectrum(spectrum, "step of the chain" if dt else "time")]
     else:
         found.append(withheld("Lyapunov exponents", NEITHER))
-    steep = analysis.lipschitz(sde, rows.paths, rows.docs, key=near_key, burn=burn, seed=seed)
+    steep = analysis.lipschitz(
+        sde, rows.paths, rows.docs, key=near_key, nulls=b.nulls, burn=burn, seed=seed
+    )
     found += list(steep.findings)
     return section(
         "stability",
@@ -141,8 +145,10 @@ def stability_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         "separate, and where does a Lyapunov function fall?",
         flow.trust + " Fixed points outside the data and constants from a sample say little: the "
         "first are extrapolated, the second are no bounds. Exponents below zero are nothing new: "
-        "the linear model has them too, and its largest stands beside.",
+        "fits of shuffled states have them too. The tested numbers stand beside theirs, and "
+        "intervals are widened by how those differ from one random order to the next.",
         findings=found,
+        found=b.caution,
         tables=[_points_table(points)],
         figures=figures,
         mark="ours",
@@ -158,12 +164,24 @@ def _exponents(b: Basis, seen: Any, dt: float | None, key: RandomKey) -> Any:
     """With the noise: of the fit's chain, or where that is a process, of its finer solution."""
     starts = seen.ys[np.linspace(0, len(seen.ys) - 1, b.plan.replicas).round().astype(int)]
     h, steps = (dt, b.plan.exponents) if dt else (seen.gap / 8, 8 * b.plan.exponents)
-    largest = float(np.abs(np.linalg.eigvals(np.asarray(b.linear.matrix, float))).max())
-    beside = None if largest <= 0 else float(np.log(largest) / (dt or seen.gap))
     return analysis.exponents(
-        b.run.model, starts, dt=h, steps=steps, key=key, seed=b.plan.seed, beside=beside,
-        unit="per step of the chain" if dt else "per unit of time",
+        b.run.model, starts, dt=h, steps=steps, key=key, seed=b.plan.seed, nulls=b.nulls,
+        unit=_unit(dt),
     )  # fmt: skip
+
+
+def _unit(dt: float | None) -> str:
+    return "per step of the chain" if dt else "per unit of time"
+
+
+def _linear_exponent(b: Basis, dt: float | None, gap: float) -> list[Finding]:
+    """Of VAR(1), where it has any order to be of: otherwise its matrix is zero but for chance."""
+    largest = float(np.abs(np.linalg.eigvals(np.asarray(b.linear.matrix, float))).max())
+    if b.order not in ("linear", "nonlinear") or not largest > 0:
+        return []
+    note = "A linear model of these rows has that one, and nothing is tested by it"
+    value, what = float(np.log(largest) / (dt or gap)), "largest Lyapunov exponent of VAR(1)"
+    return [stated(what, value, unit=_unit(dt), note=note)]
 
 
 def _points_table(points: Any) -> dict[str, Any]:
@@ -257,8 +275,10 @@ def moments_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         "Started from the data's states and simulated with the scheme and step of the fit, does it "
         "keep the data's mean and covariance?",
         "The closure takes each law for a Gaussian one: where it leaves the simulation, the fit is "
-        "nonlinear enough for that to be wrong.",
+        "nonlinear enough for that to be wrong. Where the simulation leaves the data, the fit is "
+        "wrong; that is nothing that the states do in time.",
         findings=[*check.findings, *note],
+        found=b.caution,
         figures=[
             {
                 "id": "variance",

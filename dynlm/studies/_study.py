@@ -67,6 +67,7 @@ def dynamics(
     with budget.stage("order in time"):
         first, order = order_section(given, plan)
     b = based(given, plan, budget=budget, out=out, quiet=budget.quiet)
+    b = b._replace(order=order.verdict.value)
     made = [
         first,
         worth_section(b.judged, b.fits, b.best),
