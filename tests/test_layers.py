@@ -70,9 +70,9 @@ RANK = {
         studies._openings studies._plan studies._unembedded studies._fits studies._steered
         studies._token_sums studies._written studies._decoding studies._effects studies._sde
         studies._flows studies._sections_fit studies._causal studies._sections_process
-        studies._sections_density studies._sections_space studies._sections_groups
-        studies._sections_text studies._study
-        studies._spoken studies._text studies._compare studies._demo studies
+        studies._sections_density studies._sections_space studies._sections_stability
+        studies._sections_groups studies._sections_text studies._study studies._spoken
+        studies._text studies._compare studies._demo studies
         _commands._options _commands._common _commands._several _commands._revised _commands._export
         _commands._inspect _commands._import _commands._fit_options _commands._fit
         _commands._demo _commands._study _commands

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import dynlm
-from dynlm import studies
+from dynlm import analysis, studies
 from dynlm._io import BadArgument
 from dynlm.cli import main
 from dynlm.store import from_arrays, write_revisions
 from dynlm.studies._budget import Budget
+from dynlm.studies._given import coarser, given_paths
 from dynlm.studies._sections_groups import grouped, slope
+from dynlm.studies._study import _again
 
 SMALL = dataclasses.replace(
     studies.QUICK, steps=60, width=16, scales=(1, 4), exponents=40, replicas=2, states=32
@@ -165,6 +167,21 @@ def test_the_slope_of_a_gain_on_a_score_is_held_as_often_as_it_says():
     assert held >= 180
     same = slope("score", np.ones(120), docs, over, under, 0)
     assert same.value is None and "does not vary" in same.note
+
+
+@pytest.mark.slow
+def test_the_study_at_a_coarser_scale_is_of_averaged_states(unchecked):
+    given = given_paths(autoregression(12))
+    skip = ("memory", "residuals", "fields", "density", "passage", "stability", "moments")
+    made = _again(given, dataclasses.replace(SMALL, steps=20, skip=skip), 4, None)
+    assert [one["id"] for one in made] == ["coarse-order", "coarse-worth", "coarse-law"]
+    assert not [one["error"] for one in made if "error" in one]
+    assert all("averaged over 4" in one["title"] for one in made)
+    ids = [figure["id"] for one in made for figure in one["figures"]]
+    assert ids and all(id.endswith("-coarse") for id in ids)
+    states = coarser(given, 4, SMALL.burn)
+    truth = analysis.order(states.train.paths, states.train.docs, seed=0, burn=0)
+    assert made[0]["findings"][0]["value"] == truth.findings[0].value
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ TINY = studies.Plan(
     states=24,
     exponents=20,
     replicas=2,
+    lyapunov=20,
     steer=4,
     draws=4,
 )
@@ -52,6 +53,14 @@ def test_every_fit_and_every_section(tmp_path):
     seeds = sections["worth"]["tables"][1]["rows"]
     assert [row[1] for row in seeds] == [2] * len(FITS) and all(row[2] <= row[3] for row in seeds)
     assert [row[0] for row in sections["law"]["tables"][0]["rows"]] == [seeds[0][0], *others]
+    of_seeds = next(x for x in sections["worth"]["findings"] if "over seeds" in x["what"])
+    assert of_seeds["value"] > 0 and "over 2 seeds" in of_seeds["note"]
+    stability = sections["stability"]
+    assert any("learned function" in one["what"] for one in stability["findings"])
+    worst = stability["tables"][1]["rows"]
+    assert worst and [row[4] for row in worst] == sorted((row[4] for row in worst), reverse=True)
+    names = [one["name"] for one in stability["figures"][0]["series"]]
+    assert names == ["squared distance", "learned function"]
     best = sections["worth"]["findings"][1]
     assert best["what"] == "gain of the neural SDE over the best baseline"
     # A fit of thirty steps is behind the linear model, which made these data.

@@ -279,5 +279,5 @@ def _weights(function: LearnedFunction) -> tuple[Any, Any, Any]:
     return function.w, function.b, function.a
 
 
-def _log_cosh(x: Float[Array, " width"]) -> Float[Array, " width"]:
+def _log_cosh(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return jnp.logaddexp(x, -x) - np.log(2.0)

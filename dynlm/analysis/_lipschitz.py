@@ -196,8 +196,9 @@ def _constants(out: tuple[Array, Array, Array]) -> _Constants:
     finite = np.asarray(finite.all(axis=0) & np.isfinite(growth).all(axis=0))
     jacobians, grams = (np.where(finite[:, None, None], x, 0.0) for x in (jacobians, grams))
     norms = np.linalg.norm(jacobians, 2, axis=(2, 3))
-    noise = np.sqrt(np.maximum(np.linalg.eigvalsh(grams)[..., -1], 0.0)).max(axis=0)
-    sides = np.linalg.eigvalsh((jacobians + np.swapaxes(jacobians, 2, 3)) / 2)[..., -1].max(axis=0)
+    noise = np.sqrt(np.maximum(np.linalg.eigvalsh(grams[0])[..., -1], 0.0))
+    here = jacobians[0]
+    sides = np.linalg.eigvalsh((here + np.swapaxes(here, 1, 2)) / 2)[..., -1]
     return _Constants(*(np.where(finite, x, np.nan) for x in (*norms, noise, sides, growth)))
 
 

@@ -35,12 +35,14 @@ class Fits(NamedTuple):
         runs: By name, as "diagonal, euler"; of several seeds, the one with the least held-out loss.
         held_out: By name, the least held-out loss of each seed.
         spread: By name, the standard deviation over seeds of that loss; None of one seed.
+        seeds: All models of the first fit, one a seed.
         nulls: The first fit, made of rows whose states were shuffled in time, an order each.
     """
 
     runs: dict[str, Run]
     held_out: dict[str, list[float]]
     spread: dict[str, float | None]
+    seeds: tuple[Run, ...]
     nulls: tuple[Run, ...]
 
     @property
@@ -65,6 +67,7 @@ def fitted(
 ) -> Fits:
     """All fits of a plan; those whose folder in `out` says that they are done are read."""
     runs, held, spread = {}, {}, {}
+    seeds: tuple[Run, ...] = ()
     for number, (diffusion, loss) in enumerate(plan.fits):
         name = name_of(diffusion, loss)
         folder = None if out is None else out / f"{diffusion}-{loss}"
@@ -72,8 +75,11 @@ def fitted(
                        folder, quiet)  # fmt: skip
         run, worth = best_of(several, plan)
         runs[name], held[name] = run, worth
+        if not seeds:
+            alone = len(worth) == 1
+            seeds = (run,) if alone else tuple(several.seed(k) for k in range(len(worth)))
         spread[name] = float(np.std(worth, ddof=1)) if len(worth) > 1 else None
-    return Fits(runs, held, spread, _nulls(given, plan, key, out, quiet) if null else ())
+    return Fits(runs, held, spread, seeds, _nulls(given, plan, key, out, quiet) if null else ())
 
 
 def _nulls(

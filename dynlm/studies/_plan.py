@@ -40,6 +40,7 @@ class Plan:
         states: Documents of the test that costly analyses take, at most.
         exponents: Steps of the fit that Lyapunov exponents are taken over.
         replicas: Independent paths that they are taken of.
+        lyapunov: Steps of training of a Lyapunov function; 0 leaves the learned one out.
         steer: Texts that are sampled with predicted steps added; 0 leaves that out.
         draws: Simulated states of each forecast that is decoded into words.
         skip: Sections to leave out, of SECTIONS.
@@ -70,6 +71,7 @@ class Plan:
     states: int = 256
     exponents: int = 2000
     replicas: int = 8
+    lyapunov: int = 400
     steer: int = 64
     draws: int = 32
     skip: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ class Plan:
         if len(set(self.fits)) < len(self.fits):
             raise BadArgument(f"`fits` is {self.fits}, with one of them twice. Name each once.")
         least = dict(steps=1, width=1, rank=1, batch=1, window=2, seeds=1, power=0, states=2)
-        least |= dict(exponents=10, replicas=2, steer=0, draws=2, burn=0, seed=0)
+        least |= dict(exponents=10, replicas=2, steer=0, lyapunov=0, draws=2, burn=0, seed=0)
         least |= dict(mixture_steps=1, switching_starts=1, nulls=0)
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -129,6 +131,8 @@ QUICK = dataclasses.replace(
     switching_starts=1,
     scales=(1, 4, 16),
     exponents=200,
+    lyapunov=0,
+    nulls=1,
     draws=16,
     skip=("coarse", "density", "passage", "moments", "depth"),
 )

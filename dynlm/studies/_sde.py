@@ -43,6 +43,7 @@ class Basis(NamedTuple):
         linear: VAR(1), fitted to the same rows.
         refined: Of the other fits, whether they are processes in continuous time, and why not.
         best: The baseline that scored best, by name, and what the first fit gains over it.
+        by_seed: The gain over VAR(1) of each model of the first fit.
         order: What the order in time holds, of ORDER in `_sections_process`, if it was asked.
     """
 
@@ -53,6 +54,7 @@ class Basis(NamedTuple):
     linear: baselines.Autoregressive
     refined: Mapping[str, tuple[Any, str]]
     best: tuple[str, Finding]
+    by_seed: tuple[float, ...] = ()
     order: str = ""
 
     @property
@@ -85,6 +87,7 @@ def based(
     with budget.stage("baselines and scores"):
         judged, models = _judged(given, plan, fits, judge_key)
         best = _over_best(given, plan, fits.main, judged, models)
+        by_seed = _by_seed(given, plan, fits, models["var1"])
     others: dict[str, Any] = {}
     if len(fits.runs) > 1:
         with budget.stage("refinement of the other fits"):
@@ -94,7 +97,7 @@ def based(
         with budget.stage("power"):
             judged = judged._replace(power=_power(given, plan, power_key))
     linear = baselines.var1(given.train.paths, burn=plan.burn)
-    return Basis(given, plan, fits, judged, linear, others, best)
+    return Basis(given, plan, fits, judged, linear, others, best, by_seed)
 
 
 def _judged(given: Given, plan: Plan, fits: Fits, key: RandomKey) -> tuple[Judged, dict[str, Any]]:
@@ -138,6 +141,14 @@ def _over_best(
     (gain,) = ratios(over, under, given.test.docs, seed=plan.seed)
     unit = "nats per step and dimension"
     return name, finding(what, gain, 0.0, unit=unit, of_null="of that baseline itself")
+
+
+def _by_seed(given: Given, plan: Plan, fits: Fits, linear: Any) -> tuple[float, ...]:
+    """The gain over a linear model of every seed, by programs that are there."""
+    models = [linear, *(run.predictor() for run in fits.seeds)]
+    sums = [on_host(step_sums(one, given.test.paths, plan.burn, None, None)) for one in models]
+    under = sums[0].count.sum() * given.dim
+    return tuple(float((sums[0].nll - one.nll).sum() / under) for one in sums[1:])
 
 
 def _baselines(rows: Rows, plan: Plan, key: RandomKey) -> dict[str, Any]:

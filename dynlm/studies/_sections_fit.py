@@ -1,11 +1,13 @@
 """The sections on what a fit is worth, and on what it is a law of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .._judge import Verdict as Judged
 from .._judge import beyond_linear
-from ..analysis.findings import Finding, finding, stated, withheld
+from ..analysis.findings import Finding, finding, shown, stated, withheld
 from ..predict import ScoreTable
 from ..predict._table import Failure
 from ..stats import Interval
@@ -43,7 +45,9 @@ def gain_of(scores: ScoreTable, name: str, what: str, note: str = "") -> Finding
     return withheld(what, gain.reason if isinstance(gain, Failure) else "there is no linear model")
 
 
-def worth_section(judged: Judged, fits: Fits, best: tuple[str, Finding]) -> dict[str, Any]:
+def worth_section(
+    judged: Judged, fits: Fits, best: tuple[str, Finding], by_seed: Sequence[float] = ()
+) -> dict[str, Any]:
     """Scores of all fits and baselines on held-out documents."""
     scores = judged.scores
     main = next(iter(fits.runs))
@@ -51,6 +55,7 @@ def worth_section(judged: Judged, fits: Fits, best: tuple[str, Finding]) -> dict
         gain_of(scores, "fit", "gain of the neural SDE over VAR(1)"),
         best[1]._replace(note=chosen(best[0])) if best[0] else best[1],
         shuffled_gain(judged),
+        *_over_seeds(by_seed),
         *(
             gain_of(scores, name, f"gain of the neural SDE with {name} over VAR(1)")
             for name in list(fits.runs)[1:]
@@ -67,6 +72,18 @@ def worth_section(judged: Judged, fits: Fits, best: tuple[str, Finding]) -> dict
         figures=[_bars(scores)],
         mark="ours",
     )
+
+
+def _over_seeds(gains: Sequence[float]) -> list[Finding]:
+    """How much a gain owes to the seed that was kept."""
+    if len(gains) < 2:
+        return []
+    note = (
+        f"Gains are {shown(min(gains))} to {shown(max(gains))} over {len(gains)} seeds; the one "
+        "that is analysed was chosen on validation documents"
+    )
+    what = "standard deviation over seeds of the gain over VAR(1)"
+    return [stated(what, float(np.std(gains, ddof=1)), unit=NATS, note=note)]
 
 
 def shuffled_gain(judged: Judged) -> Finding:

@@ -26,7 +26,8 @@ from ._sections_process import (
     residual_section,
     scales_section,
 )
-from ._sections_space import fields_section, moments_section, stability_section
+from ._sections_space import fields_section, moments_section
+from ._sections_stability import stability_section
 
 
 @final
@@ -70,7 +71,7 @@ def dynamics(
     b = b._replace(order=order.verdict.value)
     made = [
         first,
-        worth_section(b.judged, b.fits, b.best),
+        worth_section(b.judged, b.fits, b.best, b.by_seed),
         law_section(b.judged, b.fits, b.refined),
     ]
     claims = len(made)
