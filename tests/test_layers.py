@@ -46,7 +46,7 @@ RANK = {
         baselines._shuffled baselines._expectation baselines._switching baselines._density
         baselines
         specs _data _run _precision _fit_facts _fit _judge
-        analysis._depth_maps analysis._exact analysis._scales analysis.findings
+        analysis._depth_maps analysis._directions analysis._exact analysis._scales analysis._ridge analysis.findings
         analysis._correlation analysis._depth_noise analysis._fixed_points analysis._gaps
         analysis._order analysis._states analysis._basins analysis._decomposition
         analysis._depth analysis._fields analysis._generator analysis._jumps
