@@ -13,7 +13,16 @@ from .._io import BadArgument
 from .._types import RandomKey
 from ..trajectory import Trajectory
 from ._jumps import (
-    GAP, GAP_SUM, KINDS, SHARE, WORST, MixtureSize, Steps, mixture_gaps, steps_of, tested,
+    GAP,
+    GAP_SUM,
+    KINDS,
+    SHARE,
+    WORST,
+    MixtureSize,
+    Steps,
+    mixture_gaps,
+    steps_of,
+    tested,
 )  # fmt: skip
 from ._scales import How, coarse, sentence_means
 from .findings import Finding, Verdict, stated, withheld

@@ -1,7 +1,7 @@
 r"""Directions along which a cloud of points is least Gaussian: where mixtures hide few parts of.
 
-Of points z with covariance one, $u \leftarrow E[z\,(u\cdot z)^3] - 3u$ climbs the excess kurtosis of
-$u\cdot z$, and $u \leftarrow E[z\,(u\cdot z)^2]$ its skewness (Hyvarinen's fixed points).
+Of points z with covariance one, $u \leftarrow E[z\,(u\cdot z)^3] - 3u$ climbs the excess kurtosis
+of $u\cdot z$, and $u \leftarrow E[z\,(u\cdot z)^2]$ its skewness (Hyvarinen's fixed points).
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ FAR = 4.0  # standard deviations; no point counts as farther
 ALIKE = 0.9  # of two directions with a larger cosine one is kept
 
 
-def whitened(z: Points) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
+def whitened(z: Points) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim kept"]]:
     """The mean, and what points less it are multiplied by for a covariance of one."""
     mean = z.mean(axis=0)
     w, v = np.linalg.eigh((z - mean).T @ (z - mean) / max(len(z), 1))
@@ -28,12 +28,12 @@ def whitened(z: Points) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "d
 def directions(
     z: Points, rng: np.random.Generator, *, kurtosis: int, skewness: int = 0
 ) -> Directions:
-    """Columns u: points times u have variance one and the largest kurtosis, or skewness, in size."""
+    """Columns u: points times u have variance one and large kurtosis, or skewness, in size."""
     mean, white = whitened(z)
     points = (z - mean) @ white
     dim = points.shape[1]
     some = points[rng.permutation(len(points))[:ROUGH]]
-    axes = np.linalg.pinv(white).T if white.shape[0] == dim else np.eye(dim)
+    axes = np.linalg.pinv(white)  # what the components of z are
     starts = _unit(np.column_stack([axes, rng.standard_normal((dim, STARTS))]))
     found: list[np.ndarray] = []
     for power, number in ((3, kurtosis), (2, skewness)):
@@ -56,7 +56,9 @@ def directions(
     return white @ np.column_stack(found) if found else np.zeros((len(white), 0))
 
 
-def _climbed(z: Points, u: Directions, power: int) -> tuple[Directions, Float[np.ndarray, " direction"]]:
+def _climbed(
+    z: Points, u: Directions, power: int
+) -> tuple[Directions, Float[np.ndarray, " direction"]]:
     """One step of every direction, and the cumulant it climbs, before the step."""
     s = np.clip(z @ u, -FAR, FAR)
     s2 = s * s

@@ -42,10 +42,11 @@ WORST = (
 )
 GAP = "gain of a mixture of 8 Gaussian steps over one"
 GAP_SUM = "gain of such a mixture in all dimensions together"
-PAIRS = "no two documents have two transitions in a row"
+NO_PAIRS = "no two documents have two transitions in a row"
 DRAWS = 4000  # resamples; of a level that is shared among directions few are beyond each end
 
 Rows = Float[np.ndarray, "step dim"]
+Pairs = Float[np.ndarray, "pair dim"]
 
 
 @final
@@ -145,13 +146,13 @@ def tested(steps: Steps, *, seed: int, share: float, level: float) -> JumpTest:
 def _bipower(s: States, e: Rows, how: dict[str, Any]) -> Finding:
     above, under, docs = _variations(s, e)
     if len(np.unique(docs)) < 2:
-        return withheld(KINDS[0], PAIRS)
-    sums = (x.sum(axis=1, keepdims=True) for x in (above, under))
-    (interval,) = ratios(*sums, docs, **how)
+        return withheld(KINDS[0], NO_PAIRS)
+    above, under = (x.sum(axis=1, keepdims=True) for x in (above, under))
+    (interval,) = ratios(above, under, docs, **how)
     return finding(KINDS[0], interval, 1.0, of_null=GAUSSIAN)
 
 
-def _variations(s: States, e: Rows) -> tuple[Rows, Rows, np.ndarray]:
+def _variations(s: States, e: Rows) -> tuple[Pairs, Pairs, np.ndarray]:
     """What bipower and quadratic variation are sums of, of each component."""
     both = np.flatnonzero(np.diff(s.x) == 1)
     now, before = e[both + 1], e[both]
@@ -206,7 +207,7 @@ def _worst(s: States, e: Rows, share: float, how: dict[str, Any]) -> list[Findin
     ones = np.ones((len(e), 1))
 
     above, under, docs = _variations(s, e)
-    bipower = ratios(above, under, docs, **how) if len(np.unique(docs)) > 1 else PAIRS
+    bipower = ratios(above, under, docs, **how) if len(np.unique(docs)) > 1 else NO_PAIRS
     kurtosis = [
         one._replace(high=_tails_unseen(one, len(e)))
         for one in ratios(_fourth(e), ones, s.doc, **how)

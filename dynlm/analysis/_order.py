@@ -14,6 +14,7 @@ from ._scales import FOLDS, Rows, States, states_of, too_few
 from .findings import Finding, Verdict, finding, withheld
 
 SQUARES = 9.0  # a squared standard residual counts as no more
+SQUARE_NOISE = 2.0  # the variance of a squared standard residual that is Gaussian
 ROUNDING = 1e-8  # nats; so little comes of what keeps covariances regular
 RANGE = 4.0  # variances move at most by this factor either way
 KINDS = (
@@ -87,11 +88,11 @@ def order(
 
     Linear: what $y' \sim N(Fy + b, S)$ gains over $y' \sim N(m, S_0)$. Nonlinear: what
     $r \sim N(W^\top\phi(y), \mathrm{diag}\,v(y))$ gains over $r \sim N(0, I)$ for the standard
-    residual r of the linear model, with random cosines $\phi$ and ridge regressions of r and of
-    its square. Models are of four fifths of the documents and scored on the others. A gain is
-    claimed where its interval by document is above zero, and the order given also gains more than
-    all random ones: of the states within each path; for the nonlinear question also of the linear
-    model's residuals within each path.
+    residual r of the linear model, with ridge regressions of r and of its square on functions
+    $\phi$ of many components, or of one direction (`Ridge`). Models are of four fifths of the
+    documents and scored on the others. A gain is claimed where its interval by document is above
+    zero, and the order given also gains more than all random ones: of the states within each path;
+    for the nonlinear question also of the linear model's residuals within each path.
 
     Args:
         paths: A batch of paths.
@@ -99,7 +100,7 @@ def order(
         seed: Of folds, cosines, random orders and resampling.
         burn: The first states of each path, which are left out.
         orders: How many random orders; with 39, chance alone is above all with 1/40.
-        features: How many cosines.
+        features: How many cosines of all components at once.
         most: Transitions; of more, whole documents drawn at random are used.
         level: Of the intervals.
     """
@@ -177,16 +178,16 @@ def refined(s: States, ridge: Ridge) -> Refined:
         size = r[train].std(axis=0)
         r /= np.where(size > 0, size, 1.0)  # where a linear model is exact, what rounding left
 
-        def mean_of(values: Rows, k: int = k) -> Rows:
+        def mean_of(values: Rows, noise: float, k: int = k) -> Rows:
             full = np.zeros((len(s.z), dim))
             full[s.x] = values
-            index, weights = ridge.solve(k, ridge.sums(full))
+            index, weights = ridge.solve(k, ridge.sums(full), noise)
             return phi[:, index] @ weights
 
-        e = r - mean_of(r)
+        e = r - mean_of(r, 1.0)
         v0 = np.maximum(np.mean(e[train] ** 2, axis=0), 1e-12)
         u = np.minimum(e**2 / v0, SQUARES)
-        change = mean_of(u - u[train].mean(axis=0))
+        change = mean_of(u - u[train].mean(axis=0), SQUARE_NOISE)
         v = v0 * np.clip(1 + change, 1 / RANGE, RANGE)
         v *= np.mean(e[train] ** 2 / v[train], axis=0)
         by_mean = 0.5 * (r**2 - e**2 / v0 - np.log(v0))
@@ -211,7 +212,8 @@ def _statistics(
         full = np.zeros((len(s.z), 2 * dim))
         full[at] = values
         c = ridge.sums(full)
-        parts = ridge.gain(c[:, :, :dim]) / 2 / unit, ridge.gain(c[:, :, dim:]) / 4 / unit
+        mean, variance = ridge.gain(c[:, :, :dim], 1.0), ridge.gain(c[:, :, dim:], SQUARE_NOISE)
+        parts = mean / 2 / unit, variance / 4 / unit
         return np.array([sum(parts), *parts])
 
     def both(at: Int[np.ndarray, " state"]) -> tuple[float, Parts, np.ndarray]:

@@ -1,4 +1,4 @@
-"""`Ridge`: regressions on functions of the state, of all directions at once and of one at a time."""
+"""`Ridge`: regressions on functions of the state, of all directions at once or of one alone."""
 
 from typing import NamedTuple, final
 
@@ -115,22 +115,30 @@ class Ridge:
         ends = zip(self.bounds, self.bounds[1:])
         return np.stack([self.phi[a:b].T @ values[a:b] for a, b in ends])
 
-    def solve(self, k: int, c: Sums) -> Fitted:
-        """Without fold k, of the block and the penalty that are best on the fold after it."""
+    def solve(self, k: int, c: Sums, noise: float) -> Fitted:
+        """Without fold k, of the block and the penalty that are best on the fold after it.
+
+        Of many blocks one seems to gain where there is nothing, and would then cost a little. So
+        some gain must be larger than its standard error by chance; `noise` is the variance of a
+        column.
+        """
         inner = c[_left_out(k)[1]]
         kept, parts = self.roots[2 * k]
         near = c[kept].sum(axis=0)
-        best, chosen = 0.0, None
+        best, chosen, sure = 0.0, None, False
         for one, (index, (v, shrink), gram) in enumerate(
             zip(self.blocks[k], parts, self.inner[k], strict=True)
         ):
             turned = v.swapaxes(1, 2) @ near[index]
             w = v @ (shrink[..., None] * turned)  # (penalty, block, feature, column)
-            gains = 2 * np.sum(w * inner[index], axis=(2, 3)) - np.sum(w * (gram @ w), axis=(2, 3))
+            square = np.sum(w * (gram @ w), axis=(2, 3))
+            error = 2 * np.sqrt(noise * np.maximum(square, 0))
+            gains = 2 * np.sum(w * inner[index], axis=(2, 3)) - square
+            sure |= bool((gains > error).any())
             if gains.max() > best:
                 best = float(gains.max())
                 chosen = one, *np.unravel_index(int(np.argmax(gains)), gains.shape)
-        if chosen is None:
+        if chosen is None or not sure:
             return Fitted(np.zeros(0, int), np.zeros((0, c.shape[2])))
         one, penalty, block = chosen
         kept, parts = self.roots[2 * k + 1]
@@ -138,11 +146,11 @@ class Ridge:
         turned = v[block].T @ c[kept].sum(axis=0)[index]
         return Fitted(index, v[block] @ (shrink[penalty, block][:, None] * turned))
 
-    def gain(self, c: Sums) -> float:
+    def gain(self, c: Sums, noise: float) -> float:
         """How much less the squares of held-out folds sum to."""
         total = 0.0
         for k in range(FOLDS):
-            index, w = self.solve(k, c)
+            index, w = self.solve(k, c, noise)
             gram = self.grams[k][np.ix_(index, index)]
             total += 2 * np.sum(w * c[k][index]) - np.sum(w * (gram @ w))
         return float(total)
