@@ -14,6 +14,9 @@ from dynlm._io import BadArgument
 from dynlm.analysis._diffusive import Fairness, Margins, diffusive, judged
 from dynlm.analysis._jumps import (
     GAP,
+    GAP_SUM,
+    KINDS,
+    WORST,
     MixtureSize,
     gaussian_tail,
     jumps,
@@ -180,7 +183,7 @@ def gaps():
 @pytest.mark.slow
 def test_the_mixture_gains_what_the_shape_is_worth(gaps):
     """The entropy of a Gaussian of equal variance less that of the mixture."""
-    level, above = gaps
+    (level,), (above,) = gaps
     assert abs(level.value) < 0.02 and level.high < 0.03
     density = lambda x: (  # noqa: E731
         0.9 * scipy.stats.norm.pdf(x) + 0.1 * scipy.stats.norm.pdf(x, scale=np.sqrt(17))
@@ -264,7 +267,7 @@ def test_averages_are_set_beside_those_of_states_in_random_order(two_valued):
     assert found.scale == found.shuffled == 8
     said = found.findings[0].sentence()
     assert "the same states in random order are fair from 8 steps" in said
-    assert "only three tests were made" in said
+    assert "only moments and tails were tested" in said
     # Averages of values that are held as long stay two-valued; not so in random order.
     rng = np.random.default_rng(12)
     held = np.repeat(rng.choice([-1.0, 1.0], (100, 16, 1)), 8, axis=1)
@@ -306,6 +309,43 @@ def test_coarser_scales_that_are_not_gaussian_are_named():
     assert "and at 8 steps and sentences not" in said and "finest scale" in said
 
 
+def of_sixteen(rng, size, turn=False, paths=200, steps=61):
+    """Sixteen components, of one of which three steps in ten have `size` times the noise."""
+    x, states = np.zeros((paths, 16)), []
+    for _ in range(steps + 20):
+        noise = rng.standard_normal((paths, 16))
+        noise[:, 5] *= np.where(rng.random(paths) < 0.3, size, 1.0)
+        x = 0.6 * x + noise
+        states.append(x)
+    ys = np.array(states[20:]).swapaxes(0, 1)
+    ys /= ys.std(axis=(0, 1))
+    return ys @ np.linalg.qr(rng.standard_normal((16, 16)))[0] if turn else ys
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_one_component_of_sixteen_that_jumps_is_seen(turn):
+    rng, docs = np.random.default_rng(16), np.arange(200)
+    paths, how = batch(of_sixteen(rng, 5.0, turn)), dict(key=jr.key(0), mixture=False)
+    found = diffusive(paths, docs, widths=(1,), **how)
+    tests = found.scales[0].findings
+    assert found.fairness is Fairness.JUMPS
+    assert [one.what for one in tests] == [*KINDS, *WORST]
+    assert judged(tests[:3], found.margins) is Fairness.FAIR  # means over components are blind
+    assert tests[4].verdict is Verdict.ABOVE and tests[4].value > 3
+    name = "the one found on other documents" if turn else "of 17 directions"
+    assert name in tests[4].note
+
+
+@pytest.mark.parametrize("seed", [17, 18])
+def test_sixteen_gaussian_components_are_fair_and_of_few_steps_undecided(seed):
+    ys, how = of_sixteen(np.random.default_rng(seed), 1.0), dict(key=jr.key(0), mixture=False)
+    found = diffusive(batch(ys), np.arange(200), widths=(1,), **how)
+    assert found.fairness is Fairness.FAIR
+    few = diffusive(batch(ys[:40]), np.arange(40), widths=(1,), **how)
+    assert few.fairness is Fairness.UNDECIDED
+    assert judged(few.scales[0].findings[:2], few.margins) is Fairness.FAIR
+
+
 def test_few_steps_decide_nothing():
     rng = np.random.default_rng(9)
     ys = process(rng, 30, 17, gaussian)
@@ -317,10 +357,17 @@ def test_few_steps_decide_nothing():
 
 def test_a_scale_is_judged_by_the_far_ends():
     def one(value, half, null):
-        found = stated("number", value, null)
-        return found._replace(low=value - half, high=value + half)
+        what = {1.0: KINDS[0], 0.0: KINDS[1], 0.13: KINDS[2]}[null]
+        what = GAP if half == 0.002 else what
+        return stated(what, value, null)._replace(low=value - half, high=value + half)
 
     margins, fair = Margins(), [one(0.98, 0.03, 1.0), one(0.1, 0.2, 0.0), one(0.13, 0.02, 0.13)]
+    for what, near, far in ((WORST[0], 0.08, 0.2), (WORST[1], 0.4, 0.6), (GAP_SUM, 0.04, 0.06)):
+        worst = stated(what, near, 0.0)._replace(low=0.0, high=near)
+        assert judged([*fair, worst], margins) is Fairness.FAIR
+        assert judged([*fair, worst._replace(high=far)], margins) is Fairness.UNDECIDED
+        sure = worst._replace(value=far, low=near, high=far + near)
+        assert judged([*fair, sure], margins) is Fairness.JUMPS
     assert judged(fair, margins) is Fairness.FAIR
     assert judged([*fair, withheld(GAP, "few")], margins) is Fairness.FAIR
     assert judged([*fair, one(0.009, 0.002, 0.0)], margins) is Fairness.UNDECIDED

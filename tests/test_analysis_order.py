@@ -11,8 +11,10 @@ import scipy.stats
 
 from dynlm import Trajectory
 from dynlm._io import BadArgument
+from dynlm.analysis._directions import directions, whitened
 from dynlm.analysis._exact import clopper_pearson
-from dynlm.analysis._order import KINDS, Order, Ridge, _linear_gains, order, refined
+from dynlm.analysis._order import KINDS, Order, _linear_gains, order, refined
+from dynlm.analysis._ridge import Ridge
 from dynlm.analysis._scales import FOLDS, states_of
 from dynlm.analysis.findings import Verdict
 
@@ -95,17 +97,21 @@ def test_ridge_coefficients_are_those_of_least_squares_with_a_penalty():
     assert np.abs(ridge.phi[:, :16].T @ np.column_stack([np.ones(len(s.z)), s.z])).max() < 1e-8
     target = np.cos(2 * s.z)
     for k in range(FOLDS):
-        kept, v, shrink = ridge.roots[2 * k + 1]
+        kept, parts = ridge.roots[2 * k + 1]
         inside = np.isin(np.digitize(np.arange(len(s.z)), s.bounds[1:-1]), kept)
-        share, phi = len(s.x) / len(s.z), ridge.phi[inside]
-        w = ridge.solve(k, ridge.sums(target))
+        index, w = ridge.solve(k, ridge.sums(target), 1e-6)
+        share, phi = len(s.x) / len(s.z), ridge.phi[inside][:, index]
+        assert len(index) < ridge.phi.shape[1]
         fits = []
-        for factor in shrink:
-            gram = v @ np.diag(1 / factor) @ v.T if factor.any() else None
-            if gram is not None:
-                penalty = np.linalg.eigvalsh(gram - share * phi.T @ phi)
-                np.testing.assert_allclose(penalty, penalty.mean(), rtol=1e-4, atol=1e-6)
-                fits.append(np.linalg.solve(gram, phi.T @ target[inside]))
+        for blocks, (v, shrink) in zip(ridge.blocks[k], parts, strict=True):
+            for block in range(len(blocks)):
+                if not np.array_equal(blocks[block], index):
+                    continue
+                for factor in shrink[:, block]:
+                    gram = v[block] @ np.diag(1 / factor) @ v[block].T
+                    penalty = np.linalg.eigvalsh(gram - share * phi.T @ phi)
+                    np.testing.assert_allclose(penalty, penalty.mean(), rtol=1e-4, atol=1e-6)
+                    fits.append(np.linalg.solve(gram, phi.T @ target[inside]))
         assert min(np.abs(w - fit).max() for fit in fits) < 1e-6
 
 
@@ -132,6 +138,58 @@ def test_a_linear_mean_with_a_variance_that_depends_on_the_state_is_nonlinear():
     assert variance.verdict is Verdict.ABOVE
     assert found.variance_beyond and not found.mean_beyond
     assert float(variance.value or 0) > 5 * abs(float(mean.value or 0))
+
+
+def well(rng, paths, states):
+    """A double well, sigma .5, at steps of one time unit, in about unit variance."""
+    x, found = rng.choice([-1.0, 1.0], paths), []
+    for k in range(5 * states + 20):
+        x = x + 0.2 * (x - x**3) + 0.5 * np.sqrt(0.2) * rng.standard_normal(paths)
+        found += [x] * (k >= 20 and k % 5 == 0)
+    return np.array(found).T[:, :, None]
+
+
+def of_sixteen(rng, paths=40, states=61):
+    """A double well and fifteen autoregressions, one beside another and rotated."""
+    rest = [autoregressive(rng, paths, states) for _ in range(15)]
+    ys = np.concatenate([well(rng, paths, states), *rest], axis=2)
+    ys /= ys.std(axis=(0, 1))
+    return ys, ys @ np.linalg.qr(rng.standard_normal((16, 16)))[0]
+
+
+@pytest.mark.parametrize("seed", [21, 22])
+def test_a_double_well_among_sixteen_components_is_seen(seed):
+    for ys in of_sixteen(np.random.default_rng(seed)):
+        found = order(batch(ys), np.arange(40), seed=seed, orders=19)
+        assert found.verdict is Order.NONLINEAR and found.mean_beyond
+
+
+@pytest.mark.parametrize("seed", [23, 24])
+def test_sixteen_components_without_anything_nonlinear_are_not_called_so(seed):
+    rng = np.random.default_rng(seed)
+    linear = np.concatenate([autoregressive(rng, 40, 61) for _ in range(16)], axis=2)
+    mixed = np.stack([rng.permutation(path) for path in of_sixteen(rng)[1]])
+    noisy = linear + rng.standard_normal(linear.shape)
+    cases = (linear, Order.LINEAR), (noisy, Order.LINEAR), (mixed, Order.NONE)
+    for ys, truth in cases:
+        assert order(batch(ys), np.arange(40), seed=seed, orders=19).verdict is truth
+
+
+def test_directions_are_where_points_are_least_gaussian():
+    rng = np.random.default_rng(25)
+    z = rng.standard_normal((4000, 6))
+    z[:, 2] = rng.choice([-1.0, 1.0], 4000) + 0.3 * z[:, 2]
+    z[:, 4] = rng.exponential(size=4000)
+    turn = np.linalg.qr(rng.standard_normal((6, 6)))[0] @ np.diag(np.arange(1.0, 7.0))
+    x = z @ turn
+    u = directions(x, rng, kurtosis=2, skewness=1)
+    lines = x @ u
+    np.testing.assert_allclose(lines.var(axis=0), 1, rtol=1e-6)
+    linked = np.abs(np.corrcoef(lines.T, z.T)[: u.shape[1], u.shape[1] :])
+    assert linked[:, 2].max() > 0.98 and linked[:, 4].max() > 0.98
+    flat = np.column_stack([x, x[:, 0]])  # a direction without spread is none
+    assert whitened(flat)[1].shape == (7, 6)
+    assert np.isfinite(directions(flat, rng, kurtosis=2, skewness=1)).all()
 
 
 def test_the_drift_of_a_double_well_is_a_mean_beyond_a_linear_one():

@@ -46,7 +46,8 @@ RANK = {
         baselines._shuffled baselines._expectation baselines._switching baselines._density
         baselines
         specs _data _run _precision _fit_facts _fit _judge
-        analysis._depth_maps analysis._exact analysis._scales analysis.findings
+        analysis._depth_maps analysis._directions analysis._exact analysis._scales
+        analysis._ridge analysis.findings
         analysis._beside
         analysis._correlation analysis._depth_noise analysis._fixed_points analysis._gaps
         analysis._order analysis._states analysis._basins analysis._decomposition
@@ -70,6 +71,7 @@ RANK = {
         studies._openings studies._plan studies._unembedded studies._fits studies._steered
         studies._token_sums studies._written studies._decoding studies._effects studies._sde
         studies._flows studies._sections_fit studies._causal studies._sections_process
+        studies._sections_scales
         studies._sections_density studies._sections_space studies._sections_stability
         studies._sections_groups studies._sections_text studies._study studies._spoken
         studies._text studies._compare studies._demo studies

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
@@ -80,7 +81,10 @@ def test_every_claim_stands_beside_its_null(studied):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "word"),
-    [(lambda x: x, "linear model of the next state suffices"), ("shuffled", "No dynamics beyond")],
+    [
+        (lambda x: x, "A linear model suffices as far as 64 documents in 2 dimensions can show"),
+        ("shuffled", "No dynamics beyond"),
+    ],
 )
 def test_what_is_linear_or_shuffled_is_called_so(make, word):
     ys = autoregression(1)
@@ -91,6 +95,33 @@ def test_what_is_linear_or_shuffled_is_called_so(make, word):
     from dynlm.studies._sections_process import order_section
 
     assert word in order_section(given, SMALL)[0]["found"][0]
+
+
+@pytest.mark.parametrize("mixture", [False, True])
+def test_no_scale_is_called_fair_where_no_mixture_was_fitted(mixture, monkeypatch):
+    """Left out by the plan, or withheld where there are too few steps for densities."""
+    monkeypatch.setattr("dynlm.analysis._diffusive.LEAST", 10**6)
+    from dynlm.studies._sections_scales import scales_section
+
+    rng = np.random.default_rng(5)
+    x, out = rng.normal(size=(150, 1)), []
+    for _ in range(60):
+        x = 0.8 * x + 0.6 * rng.normal(size=x.shape)
+        out.append(x)
+    given = studies.given_paths(np.stack(out, axis=1).astype(np.float32))
+    plan = dataclasses.replace(SMALL, mixture=mixture, scales=(1, 2))
+    made, fair = scales_section(given, plan, jr.key(0))
+    assert fair is None
+    said = made["found"][0]
+    assert "At 1 token the tests of moments and tails are passed" in said, made["tables"]
+    assert "no scale is called fair" in said and ("need 1000000" in said) == mixture
+    assert "fair model" not in said
+    told = [one["what"] for one in made["findings"]]
+    assert told and all(what.endswith(" at 1 step") for what in told)
+    strided = made["tables"][1]["rows"]
+    assert [row[0] for row in strided] == ["1 step", "2 steps"]
+    assert {row[1] for row in strided} <= {"passed", "jumps", "undecided"}
+    assert any(one.startswith("With tokens left out") for one in made["found"])
 
 
 def test_documents_stay_whole_and_are_divided():

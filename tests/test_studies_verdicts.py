@@ -94,7 +94,7 @@ def test_no_section_claims_dynamics_of_states_without_order(kind, tmp_path):
 @pytest.mark.slow
 def test_no_section_claims_more_than_linear_of_a_linear_process(tmp_path):
     results, sections = studied("linear", tmp_path)
-    assert "A linear model of the next state suffices" in sections["order"]["found"][0]
+    assert "A linear model suffices" in sections["order"]["found"][0]
     order, beyond, adds = (one["finding"]["verdict"] for one in results["cards"])
     assert order == "above" and beyond != "above" and adds != "above"
     assert not sections["worth"]["found"][0].startswith("Beyond linear")

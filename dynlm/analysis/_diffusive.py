@@ -12,11 +12,28 @@ from jaxtyping import Bool
 from .._io import BadArgument
 from .._types import RandomKey
 from ..trajectory import Trajectory
-from ._jumps import GAP, SHARE, MixtureSize, Steps, mixture_gaps, steps_of, tested
+from ._jumps import (
+    GAP,
+    GAP_SUM,
+    KINDS,
+    SHARE,
+    WORST,
+    MixtureSize,
+    Steps,
+    mixture_gaps,
+    steps_of,
+    tested,
+)  # fmt: skip
 from ._scales import How, coarse, sentence_means
 from .findings import Finding, Verdict, stated, withheld
 
 LEAST = 1000  # transitions that the densities are trained for
+MARGIN_OF = {
+    **dict(zip(KINDS, ("bipower", "kurtosis", "tail"))),
+    **dict(zip(WORST, ("bipower", "kurtosis", "tail"))),
+    GAP: "gap",
+    GAP_SUM: "gap_sum",
+}
 
 
 @final
@@ -39,12 +56,15 @@ class Margins(NamedTuple):
         kurtosis: Either way from zero.
         tail: Above the tail index of Gaussian steps.
         gap: Above zero, in nats per step and dimension.
+        gap_sum: Above zero, in nats per step, of all dimensions together where there are more
+            than one.
     """
 
     bipower: float = 0.1
     kurtosis: float = 0.5
     tail: float = 0.05
     gap: float = 0.01
+    gap_sum: float = 0.05
 
 
 @final
@@ -153,7 +173,7 @@ def diffusive(
     scales = []
     for (name, width, steps), gap in zip(table, gaps):
         test = tested(steps, seed=seed, share=share, level=level)
-        found = test.findings if gap is None else (*test.findings, gap)
+        found = (*test.findings, *gap)
         fairness = judged(found, margins)
         scales.append(Scale(name, width, fairness, found, test.documents, test.transitions))
     fairness, scale, coarser = _least(scales, len(widths))
@@ -167,18 +187,18 @@ def diffusive(
 
 
 def judged(found: Sequence[Finding], margins: Margins) -> Fairness:
-    """Fair, jumps or undecided, from the findings of one scale in their order."""
-    both_sides = (True, True, False, False)
+    """Fair, jumps or undecided, from the findings of one scale."""
     fair, jumps = True, False
-    for one, both, margin in zip(found, both_sides, margins):
-        if one.what == GAP and one.verdict is Verdict.WITHHELD:
+    for one in found:
+        if one.what in (GAP, GAP_SUM) and one.verdict is Verdict.WITHHELD:
             continue  # it asks for many more steps than the others
         ends = one.value, one.low, one.high, one.null
         if any(x is None for x in ends):
             fair = False
             continue
         value, low, high, null = (float(x) for x in ends if x is not None)
-        for side in (1, -1) if both else (1,):
+        margin = getattr(margins, MARGIN_OF[one.what])
+        for side in (1, -1) if one.what in KINDS[:2] else (1,):
             near, far = sorted((side * (low - null), side * (high - null)))
             fair &= far < margin
             jumps |= near > 0 and side * (value - null) > margin
@@ -243,8 +263,8 @@ def _conclusion(
         at = next(one for one in ladder if one.width == scale)
         if not any(one.what == GAP and one.verdict is not Verdict.WITHHELD for one in at.findings):
             note += (
-                "; only three tests were made, and the shape of the step was not compared with a "
-                "mixture's"
+                "; only moments and tails were tested, and the shape of the step was not compared "
+                "with a mixture's"
             )
         return stated(what, float(scale), unit="step" if scale == 1 else "steps", note=note + also)
     if wrong:
@@ -272,10 +292,10 @@ def _gaps(
     seed: int,
     level: float,
     size: MixtureSize,
-) -> list[Finding | None]:
-    """The mixture's gain at each scale, None where it is not asked for."""
+) -> list[tuple[Finding, ...]]:
+    """The mixture's gains at each scale, none where they are not asked for."""
     if mixture is False:
-        return [None] * len(table)
+        return [()] * len(table)
     asked = [mixture is True or width in mixture for _, width, _ in table]
     few = "there are {} transitions, and the two densities need {}"
     chosen = [
@@ -286,7 +306,7 @@ def _gaps(
         if wanted
     ]
     told = iter(mixture_gaps(chosen, key=key, seed=seed, level=level, size=size))
-    return [next(told) if wanted else None for wanted in asked]
+    return [next(told) if wanted else () for wanted in asked]
 
 
 def _mean_width(marks: Bool[np.ndarray, "path time"], paths: Trajectory, burn: int) -> float:

@@ -17,11 +17,13 @@ from .._types import RandomKey
 from ..baselines import MixtureDensity
 from ..baselines._clusters import clusters
 from ..baselines._descent import Descent, descend
-from ..stats import bootstrap, ratios
+from ..stats import Interval, bootstrap, ratios
 from ..trajectory import Trajectory
 from ._correlation import with_tails
-from ._order import FEATURES, Ridge, refined
-from ._scales import States, states_of, too_few
+from ._directions import directions
+from ._order import refined
+from ._ridge import FEATURES, Ridge
+from ._scales import FOLDS, States, states_of, too_few
 from .findings import Finding, finding, withheld
 
 SHARE = 0.02  # of the largest residuals, which the tail index is of
@@ -34,9 +36,18 @@ KINDS = (
     "excess kurtosis of the residuals",
     "tail index of the residuals",
 )
+WORST = (
+    "departure in bipower variation of the worst direction",
+    "departure in kurtosis of the worst direction",
+    "departure in tails of the worst direction",
+)
 GAP = "gain of a mixture of 8 Gaussian steps over one"
+GAP_SUM = "gain of such a mixture in all dimensions together"
+NO_PAIRS = "no two documents have two transitions in a row"
+DRAWS = 4000  # resamples; of a level that is shared among directions few are beyond each end
 
 Rows = Float[np.ndarray, "step dim"]
+Pairs = Float[np.ndarray, "pair dim"]
 
 
 @final
@@ -44,7 +55,8 @@ class JumpTest(NamedTuple):
     """What `jumps` found.
 
     Args:
-        findings: Bipower over quadratic variation; excess kurtosis; tail index.
+        findings: Bipower over quadratic variation; excess kurtosis; tail index. In more than one
+            dimension each also of the worst direction.
         residuals: What the tests are of: steps less their mean, over their standard deviation,
             both as functions of the state that were fitted to other documents.
         documents: How many were used.
@@ -84,6 +96,12 @@ def jumps(
     mean of $\log(|e|/q)$ over the share of largest residuals, all above q (Hill), which is
     $1/\alpha$ where tails fall off as $|e|^{-\alpha}$. Components count alike.
 
+    One component of many that jumps is lost in these means. So each number is also taken of every
+    component alone, and of the direction in which residuals of the other documents have the
+    largest kurtosis in size. Of n such directions, with intervals at $1 - (1 - level)/n$, the worst
+    one is told: how far it departs from Gaussian steps (either way; in tails above), with an
+    interval whose high end is that of the direction that might depart farthest.
+
     Raw increments would not do: one step of a process that returns to its mean within a few steps
     is mostly drift.
 
@@ -120,30 +138,41 @@ def tested(steps: Steps, *, seed: int, share: float, level: float) -> JumpTest:
         told = tuple(withheld(kind, steps.why) for kind in KINDS)
         return JumpTest(told, e, documents, len(s.x))
     how = dict(seed=seed, level=level)
-    found = (_bipower(s, e, how), _kurtosis(s, e, how), _tail(s, e, share, how))
-    return JumpTest(found, e, documents, len(s.x))
+    found = [_bipower(s, e, how), _kurtosis(s, e, how), _tail(s, e, share, how)]
+    if e.shape[1] > 1:
+        found += _worst(s, e, share, how)
+    return JumpTest(tuple(found), e, documents, len(s.x))
 
 
 def _bipower(s: States, e: Rows, how: dict[str, Any]) -> Finding:
-    both = np.flatnonzero(np.diff(s.x) == 1)
-    now, before, docs = e[both + 1], e[both], s.doc[both]
+    above, under, docs = _variations(s, e)
     if len(np.unique(docs)) < 2:
-        return withheld(KINDS[0], "no two documents have two transitions in a row")
-    size = np.mean(e**2, axis=0)  # so that components count alike
-    above = np.pi / 2 * np.sum(np.abs(now * before) / size, axis=1)
-    under = 0.5 * np.sum((now**2 + before**2) / size, axis=1)
-    (interval,) = ratios(above[:, None], under[:, None], docs, **how)
+        return withheld(KINDS[0], NO_PAIRS)
+    above, under = (x.sum(axis=1, keepdims=True) for x in (above, under))
+    (interval,) = ratios(above, under, docs, **how)
     return finding(KINDS[0], interval, 1.0, of_null=GAUSSIAN)
 
 
+def _variations(s: States, e: Rows) -> tuple[Pairs, Pairs, np.ndarray]:
+    """What bipower and quadratic variation are sums of, of each component."""
+    both = np.flatnonzero(np.diff(s.x) == 1)
+    now, before = e[both + 1], e[both]
+    size = np.mean(e**2, axis=0)  # so that components count alike
+    return np.pi / 2 * np.abs(now * before) / size, 0.5 * (now**2 + before**2) / size, s.doc[both]
+
+
 def _kurtosis(s: States, e: Rows, how: dict[str, Any]) -> Finding:
-    unit = e**2 / np.mean(e**2, axis=0)
-    kurtosis = np.mean(unit**2, axis=0)
-    # Of a ratio of means: the variance in the denominator is an estimate as well.
-    each = np.mean(unit**2 - 2 * kurtosis * (unit - 1), axis=1) - 3
+    each = _fourth(e).mean(axis=1)
     interval = bootstrap(each, np.ones(len(each)), s.doc, **how)
     interval = with_tails(interval, e.size)
     return finding(KINDS[1], interval, 0.0, of_null=GAUSSIAN)
+
+
+def _fourth(e: Rows) -> Rows:
+    """What excess kurtosis is the mean of; a ratio of means, whose denominator varies as well."""
+    unit = e**2 / np.mean(e**2, axis=0)
+    kurtosis = np.mean(unit**2, axis=0)
+    return unit**2 - 2 * kurtosis * (unit - 1) - 3
 
 
 def _tail(s: States, e: Rows, share: float, how: dict[str, Any]) -> Finding:
@@ -157,6 +186,56 @@ def _tail(s: States, e: Rows, share: float, how: dict[str, Any]) -> Finding:
     (interval,) = ratios(far[:, None], over.sum(axis=1)[:, None].astype(float), s.doc, **how)
     note = f"It is of the largest {k:,} of {size.size:,}"
     return finding(KINDS[2], interval, gaussian_tail(share), of_null=GAUSSIAN, note=note)
+
+
+def _worst(s: States, e: Rows, share: float, how: dict[str, Any]) -> list[Finding]:
+    """Each number of every component alone and of a direction found on other documents."""
+    rng = np.random.default_rng(how["seed"])
+    line, seen = np.zeros(len(e)), False
+    for k in range(FOLDS):
+        u = directions(e[s.fold != k], rng, kurtosis=1)
+        seen |= u.shape[1] > 0
+        line[s.fold == k] = (e[s.fold == k] @ u).sum(axis=1)
+    if seen:
+        e = np.column_stack([e, line])
+    how = how | dict(level=1 - (1 - how["level"]) / e.shape[1], resamples=DRAWS)
+    ones = np.ones((len(e), 1))
+
+    above, under, docs = _variations(s, e)
+    bipower = ratios(above, under, docs, **how) if len(np.unique(docs)) > 1 else NO_PAIRS
+    kurtosis = [with_tails(one, len(e)) for one in ratios(_fourth(e), ones, s.doc, **how)]
+    size, k = np.abs(e), int(share * len(e))
+    tail: list[Interval] | str = f"a share of {share:g} of {len(e)} residuals is {k}, too few"
+    if k >= 10:
+        q = np.partition(size, -k - 1, axis=0)[-k - 1]
+        over = (size > q).astype(float)
+        tail = ratios(np.log(np.maximum(size, q) / q), over, s.doc, **how)
+    null = gaussian_tail(share)
+    return [
+        _farthest(WORST[0], bipower, 1.0, True),
+        _farthest(WORST[1], kurtosis, 0.0, True),
+        _farthest(WORST[2], tail, null, False),
+    ]
+
+
+def _farthest(what: str, found: list[Interval] | str, null: float, both: bool) -> Finding:
+    """The direction that departs farthest of those that do for certain, or of all."""
+    if isinstance(found, str):
+        return withheld(what, found)
+    value, low, high = np.array([(x.value - null, x.low - null, x.high - null) for x in found]).T
+    if both:
+        far = np.maximum(high, -low)
+        value, near = np.abs(value), np.maximum(low, -high)
+    else:
+        near, far = low, high
+    sure = near > 0
+    which = int(np.argmax(np.where(sure, value, -np.inf) if sure.any() else value))
+    one = found[which]
+    ends = dict(value=float(value[which]), low=float(max(near[which], 0.0)), high=float(far.max()))
+    last = which == len(found) - 1
+    name = "the one found on other documents" if last else f"component {which + 1} of the residuals"
+    note = f"It is {name}, of {len(found)} directions, each with an interval at {one.level:.1%}"
+    return finding(what, one._replace(**ends), 0.0, of_null=GAUSSIAN, note=note)
 
 
 def gaussian_tail(share: float) -> float:
@@ -182,14 +261,16 @@ class MixtureSize(NamedTuple):
 
 def mixture_gaps(
     scales: list[Steps], *, key: RandomKey, seed: int, level: float, size: MixtureSize
-) -> list[Finding]:
+) -> list[tuple[Finding, ...]]:
     r"""$\log p_8 - \log p_1$ of held-out residuals of the linear model, at each scale.
 
     Both densities are mixtures of Gaussians made of the state by networks of one size, trained
     alike; the second has weight on one component alone. So the one Gaussian has a mean and
-    variances that depend on the state as freely, and what is gained is the shape.
+    variances that depend on the state as freely, and what is gained is the shape. In more than one
+    dimension the gain is also told in all of them together: one that jumps adds to the sum what it
+    is worth, and to the mean a share of that.
     """
-    found = [withheld(GAP, steps.why) if steps.why else None for steps in scales]
+    found = [_untold(steps) if steps.why else None for steps in scales]
     chosen = [steps for steps in scales if not steps.why]
     if chosen:
         rng = np.random.default_rng(seed)
@@ -264,14 +345,24 @@ def _trained(
     return lax.map(both, tuple(parts))
 
 
+def _untold(steps: Steps) -> tuple[Finding, ...]:
+    kinds = (GAP, GAP_SUM)[: min(steps.s.z.shape[1], 2)]
+    return tuple(withheld(kind, steps.why) for kind in kinds)
+
+
 def _judged(
     chosen: list[Steps], picked: list[_Picked], log: np.ndarray, seed: int, level: float
-) -> list[Finding]:
+) -> list[tuple[Finding, ...]]:
     found = []
     for steps, one, (alone, mixed) in zip(chosen, picked, log.astype(float)):
-        gain = (mixed - alone)[: len(one.scored)] / steps.s.z.shape[1]
+        gain, dim = (mixed - alone)[: len(one.scored)], steps.s.z.shape[1]
         docs = steps.s.doc[one.scored]
-        interval = bootstrap(gain, np.ones(len(gain)), docs, seed=seed, level=level)
-        unit = "nats per step and dimension"
-        found.append(finding(GAP, interval, 0.0, unit=unit, of_null=GAUSSIAN))
+        told = []
+        for kind, over, unit in (
+            (GAP, dim, "nats per step and dimension"),
+            (GAP_SUM, 1, "nats per step"),
+        )[: min(dim, 2)]:
+            interval = bootstrap(gain / over, np.ones(len(gain)), docs, seed=seed, level=level)
+            told.append(finding(kind, interval, 0.0, unit=unit, of_null=GAUSSIAN))
+        found.append(tuple(told))
     return found

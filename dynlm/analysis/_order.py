@@ -9,14 +9,12 @@ from jaxtyping import Float, Int
 from .._io import BadArgument
 from ..stats import bootstrap
 from ..trajectory import Trajectory
+from ._ridge import FEATURES, Ridge
 from ._scales import FOLDS, Rows, States, states_of, too_few
 from .findings import Finding, Verdict, finding, withheld
 
-FEATURES = 192
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, np.inf)  # as shares of the features' variance
-WIDTHS = (0.3, 3.0)  # frequencies of the cosines, per standard deviation of the states
-FAR = 4.0  # standard deviations; components of states count as no farther
 SQUARES = 9.0  # a squared standard residual counts as no more
+SQUARE_NOISE = 2.0  # the variance of a squared standard residual that is Gaussian
 ROUNDING = 1e-8  # nats; so little comes of what keeps covariances regular
 RANGE = 4.0  # variances move at most by this factor either way
 KINDS = (
@@ -90,11 +88,11 @@ def order(
 
     Linear: what $y' \sim N(Fy + b, S)$ gains over $y' \sim N(m, S_0)$. Nonlinear: what
     $r \sim N(W^\top\phi(y), \mathrm{diag}\,v(y))$ gains over $r \sim N(0, I)$ for the standard
-    residual r of the linear model, with random cosines $\phi$ and ridge regressions of r and of
-    its square. Models are of four fifths of the documents and scored on the others. A gain is
-    claimed where its interval by document is above zero, and the order given also gains more than
-    all random ones: of the states within each path; for the nonlinear question also of the linear
-    model's residuals within each path.
+    residual r of the linear model, with ridge regressions of r and of its square on functions
+    $\phi$ of many components, or of one direction (`Ridge`). Models are of four fifths of the
+    documents and scored on the others. A gain is claimed where its interval by document is above
+    zero, and the order given also gains more than all random ones: of the states within each path;
+    for the nonlinear question also of the linear model's residuals within each path.
 
     Args:
         paths: A batch of paths.
@@ -102,7 +100,7 @@ def order(
         seed: Of folds, cosines, random orders and resampling.
         burn: The first states of each path, which are left out.
         orders: How many random orders; with 39, chance alone is above all with 1/40.
-        features: How many cosines.
+        features: How many cosines of all components at once.
         most: Transitions; of more, whole documents drawn at random are used.
         level: Of the intervals.
     """
@@ -152,67 +150,6 @@ def order(
 
 
 @final
-class Ridge:
-    r"""Ridge regressions on z, and on $\sqrt2\cos(\Omega z + b)$ without its linear part, by fold.
-
-    Everything is in sums over folds, so that a fit of a random order costs one product with the
-    features. The sums of squares of the features do not know of any order.
-    """
-
-    def __init__(self, s: States, features: int, rng: np.random.Generator):
-        dim = s.z.shape[1]
-        low, high = np.log(WIDTHS)
-        scales = np.exp(rng.uniform(low, high, (1, features))) / np.sqrt(dim)
-        # Few states are far out, and what is fitted to them says nothing of others.
-        angles = np.clip(s.z, -FAR, FAR) @ (rng.standard_normal((dim, features)) * scales)
-        phi = np.sqrt(2) * np.cos(angles + rng.uniform(0, 2 * np.pi, features))
-        both = np.column_stack([np.ones(len(s.z)), s.z])
-        bent = phi - both @ np.linalg.lstsq(both, phi, rcond=None)[0]
-        self.phi = np.column_stack([bent, s.z])
-        self.bounds = s.bounds
-        share = len(s.x) / len(s.z)
-        self.grams = share * self.sums(self.phi)
-        unit = np.trace(self.grams.sum(axis=0)) / self.phi.shape[1] / len(s.x)
-        count = np.bincount(s.fold, minlength=FOLDS)
-        self.roots = []
-        for k in range(FOLDS):
-            inner = (k + 1) % FOLDS
-            for left_out in ([k, inner], [k]):
-                kept = np.setdiff1d(np.arange(FOLDS), left_out)
-                w, v = np.linalg.eigh(self.grams[kept].sum(axis=0))
-                penalties = unit * count[kept].sum() * np.asarray(PENALTIES)
-                shrink = 1 / (np.maximum(w, 0)[None] + penalties[:, None])
-                self.roots.append((kept, v, shrink))
-        self.inner = [self.roots[2 * k][1].T @ self.grams[(k + 1) % FOLDS] @ self.roots[2 * k][1]
-                      for k in range(FOLDS)]  # fmt: skip
-
-    def sums(self, values: Float[np.ndarray, "state column"]) -> Float[np.ndarray, "fold ..."]:
-        r"""$\sum\phi\,v^\top$ of each fold."""
-        ends = zip(self.bounds, self.bounds[1:])
-        return np.stack([self.phi[a:b].T @ values[a:b] for a, b in ends])
-
-    def solve(self, k: int, c: Float[np.ndarray, "fold feature column"]) -> np.ndarray:
-        """Coefficients without fold k, of the penalty that is best on the fold after it."""
-        inner = (k + 1) % FOLDS
-        kept, v, shrink = self.roots[2 * k]
-        rotated, seen = v.T @ c[kept].sum(axis=0), v.T @ c[inner]
-        gains = []
-        for factor in shrink:
-            w = factor[:, None] * rotated
-            gains.append(2 * np.sum(w * seen) - np.sum(w * (self.inner[k] @ w)))
-        kept, v, shrink = self.roots[2 * k + 1]
-        return v @ (shrink[int(np.argmax(gains))][:, None] * (v.T @ c[kept].sum(axis=0)))
-
-    def gain(self, c: Float[np.ndarray, "fold feature column"]) -> float:
-        """How much less the squares of held-out folds sum to."""
-        total = 0.0
-        for k in range(FOLDS):
-            w = self.solve(k, c)
-            total += 2 * np.sum(w * c[k]) - np.sum(w * (self.grams[k] @ w))
-        return total
-
-
-@final
 class Refined(NamedTuple):
     """The one-step model with nonlinear mean and variance, on documents it was not fitted to.
 
@@ -241,15 +178,16 @@ def refined(s: States, ridge: Ridge) -> Refined:
         size = r[train].std(axis=0)
         r /= np.where(size > 0, size, 1.0)  # where a linear model is exact, what rounding left
 
-        def mean_of(values: Rows, k: int = k) -> Rows:
+        def mean_of(values: Rows, noise: float, k: int = k) -> Rows:
             full = np.zeros((len(s.z), dim))
             full[s.x] = values
-            return phi @ ridge.solve(k, ridge.sums(full))
+            index, weights = ridge.solve(k, ridge.sums(full), noise)
+            return phi[:, index] @ weights
 
-        e = r - mean_of(r)
+        e = r - mean_of(r, 1.0)
         v0 = np.maximum(np.mean(e[train] ** 2, axis=0), 1e-12)
         u = np.minimum(e**2 / v0, SQUARES)
-        change = mean_of(u - u[train].mean(axis=0))
+        change = mean_of(u - u[train].mean(axis=0), SQUARE_NOISE)
         v = v0 * np.clip(1 + change, 1 / RANGE, RANGE)
         v *= np.mean(e[train] ** 2 / v[train], axis=0)
         by_mean = 0.5 * (r**2 - e**2 / v0 - np.log(v0))
@@ -274,7 +212,8 @@ def _statistics(
         full = np.zeros((len(s.z), 2 * dim))
         full[at] = values
         c = ridge.sums(full)
-        parts = ridge.gain(c[:, :, :dim]) / 2 / unit, ridge.gain(c[:, :, dim:]) / 4 / unit
+        mean, variance = ridge.gain(c[:, :, :dim], 1.0), ridge.gain(c[:, :, dim:], SQUARE_NOISE)
+        parts = mean / 2 / unit, variance / 4 / unit
         return np.array([sum(parts), *parts])
 
     def both(at: Int[np.ndarray, " state"]) -> tuple[float, Parts, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The sections on the process: order in time, memory, residuals, passages, and scales."""
+"""The sections on the process: order in time, memory, residuals and passages."""
 
 from typing import Any
 
@@ -15,15 +15,11 @@ from ._sde import Basis
 
 ORDER = {
     "none": "No dynamics beyond independent states were found in the order in time.",
-    "linear": "A linear model of the next state suffices: nothing beyond it was found.",
+    "linear": "A linear model suffices as far as {documents} in {dimensions} can show: these tests "
+    "found nothing beyond it. Weaker effects are not ruled out, and what a network finds is under "
+    "'What is the fit worth?'.",
     "nonlinear": "The next state depends on this one in a way that no linear model holds.",
     "undecided": "There are too few documents to say what the order in time holds.",
-}
-FAIR = {
-    "fair": "At the scale of {scale} a diffusion is a fair model of these states.",
-    "jumps": "At every scale that could be decided steps are not Gaussian given the state: no "
-    "diffusion is a fair model.",
-    "undecided": "There are too few steps to say at which scale a diffusion is a fair model.",
 }
 
 
@@ -37,16 +33,17 @@ def order_section(given: Given, plan: Plan) -> tuple[dict[str, Any], Any]:
         "a linear model does?",
         "Two tests must agree: an interval by document, and 39 random orders of the same states. "
         "Chance alone passes the second once in forty.",
-        found=[_order_said(found)],
+        found=[_order_said(found, given.dim)],
         findings=found.findings,
         mark="ours",
     )
     return made, found
 
 
-def _order_said(found: Any) -> str:
+def _order_said(found: Any, dim: int) -> str:
     """The verdict in words, and whether it is of the mean or of the variance."""
-    said = ORDER[found.verdict.value]
+    documents, dimensions = counted(found.documents, "document"), counted(dim, "dimension")
+    said = ORDER[found.verdict.value].format(documents=documents, dimensions=dimensions)
     if found.verdict.value != "nonlinear":
         return said
     there = {"drift": found.mean_beyond, "noise": found.variance_beyond}
@@ -203,88 +200,4 @@ def _coefficient(known: Any, name: str, data: np.ndarray, fit: Any) -> dict[str,
         "series": series,
         "xlabel": "first direction",
         "ylabel": name,
-    }
-
-
-def scales_section(
-    given: Given, plan: Plan, key: RandomKey, marks: np.ndarray | None = None
-) -> tuple[dict[str, Any], Any]:
-    """Jump tests from token to token and at coarser scales."""
-    rows = given.train
-    longest = int(np.asarray(rows.paths.mask).sum(axis=1).max())
-    widths = [w for w in plan.scales if longest // w >= 4]
-    mixture = tuple(widths) if plan.mixture else False
-    found = analysis.diffusive(
-        rows.paths, rows.docs, key=key, widths=widths, how="averaged", marks=marks,
-        mixture=mixture, seed=plan.seed, burn=plan.burn,
-    )  # fmt: skip
-    said = [FAIR[found.fairness.value].format(scale=counted(found.scale or 0, "token"))]
-    if not plan.mixture and found.scale is not None:
-        said = [
-            f"At {counted(found.scale, 'token')} the tests that need no network are passed. The "
-            "one that sees jumps best, a mixture density, was not made: no scale is called fair."
-        ]
-    if found.scale is not None and found.coarser:
-        said.append(f"It is no fair model at {', '.join(found.coarser)}.")
-    if found.scale is not None and found.shuffled is not None:
-        often = counted(found.shuffled, "token")
-        said.append(f"The same states in random order are fair at {often} too.")
-        if 1 < found.scale >= found.shuffled:
-            said.append("So averaging alone explains it, and nothing is said of text.")
-    body = []
-    kinds = list(dict.fromkeys(one.what for scale in found.scales for one in scale.findings))
-    for scale in found.scales:
-        cells = {one.what: one for one in scale.findings}
-        passed = scale.fairness.value
-        passed = "passed" if passed == "fair" and not plan.mixture else passed
-        row = [scale.name, passed, scale.transitions]
-        body.append([*row, *(cells.get(kind) for kind in kinds)])
-    margins = ", ".join(f"{k} {v:g}" for k, v in found.margins._asdict().items())
-    note = f"Margins within which a diffusion counts as fair: {margins}."
-    made = section(
-        "scales",
-        "Is it diffusive, and at which scale?",
-        "From token to token, or averaged over more of them: are steps Gaussian given the state, "
-        "as those of a diffusion are, or do states jump?",
-        "A scale counts as fair only where intervals are narrow enough to have shown jumps; few "
-        "data make no scale fair.",
-        found=said,
-        findings=found.findings[:1] if plan.mixture else found.findings[1:4],
-        tables=[table("Tests by scale", ["scale", "verdict", "steps", *kinds], body, note)],
-        figures=[_by_scale(found, kinds)],
-        mark="ours",
-    )
-    return made, found
-
-
-def _by_scale(found: Any, kinds: list[str]) -> dict[str, Any]:
-    panels = []
-    for kind in kinds[:3]:
-        xs, values, lows, highs, null = [], [], [], [], None
-        for scale in found.scales:
-            one = next((x for x in scale.findings if x.what == kind), None)
-            if one is None or one.value is None or scale.name == "sentences":
-                continue
-            xs.append(scale.width)
-            values.append(one.value)
-            lows.append(one.low)
-            highs.append(one.high)
-            null = one.null
-        if len(xs) < 1:
-            continue
-        lines = {"name": kind, "x": xs, "y": values, "low": lows, "high": highs}
-        panel: dict[str, Any] = {
-            "kind": "lines", "title": kind, "series": [lines], "xlabel": "tokens averaged",
-            "xlog": True,
-        }  # fmt: skip
-        if null is not None:
-            panel["hlines"] = [{"y": null, "label": "Gaussian steps"}]
-        panels.append(panel)
-    return {
-        "id": "by-scale",
-        "title": "Jump tests by scale",
-        "kind": "panels",
-        "panels": panels,
-        "caption": "Each test beside its value for Gaussian steps.",
-        "alt": "A panel a test, over the number of tokens that are averaged.",
     }

@@ -24,8 +24,8 @@ from ._sections_process import (
     order_section,
     passage_section,
     residual_section,
-    scales_section,
 )
+from ._sections_scales import scales_section
 from ._sections_space import fields_section, moments_section
 from ._sections_stability import stability_section
 
@@ -78,10 +78,9 @@ def dynamics(
     scale: list[int] = []
 
     def scales() -> dict[str, Any]:
-        one, found = scales_section(given, plan, keys[0], marks)
-        wanted = plan.mixture and "coarse" not in plan.skip
-        if wanted and found.scale is not None and found.scale > 1:
-            scale.append(found.scale)
+        one, fair = scales_section(given, plan, keys[0], marks)
+        if fair is not None and fair > 1 and "coarse" not in plan.skip:
+            scale.append(fair)
         return one
 
     rest: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
