@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.scipy.linalg as jsl
 from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, Float, Int
 
+from ._factors import cholesky, solve_lower
 from ._types import RandomKey, State
 
 LOG_2PI = 1.8378770664093453
@@ -52,7 +52,7 @@ class Mixture(AbstractLaw):
 
     def logpdf(self, y: State) -> Float[Array, ""]:
         def one(m: State, l: Float[Array, "dim dim"]) -> Float[Array, ""]:
-            z = jsl.solve_triangular(l, y - m, lower=True)
+            z = solve_lower(l, y - m)
             return -0.5 * (z @ z + len(y) * LOG_2PI) - jnp.sum(jnp.log(jnp.diagonal(l)))
 
         return logsumexp(self.log_weights + jax.vmap(one)(self.means, self.roots))
@@ -97,7 +97,7 @@ class DiagonalMixture(AbstractLaw):
 
 def gaussian(mean: State, covariance: Float[Array, "dim dim"]) -> Mixture:
     """The Gaussian of a mean and a positive definite covariance."""
-    root = jnp.linalg.cholesky(covariance)
+    root = cholesky(covariance)
     return Mixture(jnp.zeros(1, mean.dtype), mean[None], root[None])
 
 

@@ -16,7 +16,7 @@ RANK = {
     name: rank
     for rank, name in enumerate(
         """
-        _types _io _fields _safetensors stats trajectory laws
+        _types _factors _io _fields _safetensors stats trajectory laws
         store._format store._sealed store._shard store._order store._split store._writer
         store._reader store._moments store._projection store._principal store._windows
         store._batches store._text store._tables store._items store._import store._revisions
@@ -84,7 +84,7 @@ RANK = {
 }
 
 # The two halves meet only on disk: `lm` knows nothing of SDEs, and only these know `lm`.
-LM_MAY_IMPORT = set("_types _io _fields _safetensors stats trajectory store train".split())
+LM_MAY_IMPORT = set("_types _factors _io _fields _safetensors stats trajectory store train".split())
 MAY_IMPORT_LM = {"studies", "_commands", "cli", "__init__"}
 
 # Packages too slow to load with `import dynlm`, and the rooms whose modules may load them when

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.scipy.linalg as jsl
 import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
+from .._factors import cholesky, inverse_lower
 from .._io import BadArgument
 from .._nets import Dense
 from .._types import RandomKey, State, Time
@@ -102,8 +102,7 @@ def _unit(mixing: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
 
 
 def _inverse(mixing: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
-    one = jnp.eye(len(mixing), dtype=mixing.dtype)
-    return jsl.solve_triangular(_unit(mixing), one, lower=True, unit_diagonal=True)
+    return inverse_lower(_unit(mixing))
 
 
 def mixture_density(
@@ -243,7 +242,7 @@ def _initial(
     variances = jnp.diagonal(spread, axis1=1, axis2=2)
     mixing = None
     if not diagonal:
-        roots = jnp.linalg.cholesky(spread)
+        roots = jax.vmap(cholesky)(spread)
         variances = jnp.diagonal(roots, axis1=1, axis2=2) ** 2
         mixing = jax.vmap(_inverse)(roots / jnp.sqrt(variances)[:, :, None])
     linear = eqx.nn.Linear(hidden[-1] + dim, components * (1 + 2 * dim), key=head, dtype=z.dtype)

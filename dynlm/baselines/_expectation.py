@@ -5,11 +5,11 @@ from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
+from .._factors import cholesky, solve_cholesky, solve_lower
 from ..laws import LOG_2PI
 
 PSEUDO = 0.1  # added to every count of a regime or of a change between two
@@ -82,7 +82,7 @@ def emissions_of(regimes: Regimes, x: Rows, y: Rows) -> Shares:
 
     def one(f: Array, b: Array, l: Array) -> Array:
         r = y - b[None, None] - x @ f.T
-        z = jsl.solve_triangular(l, r.reshape(-1, len(b)).T, lower=True)
+        z = solve_lower(l, r.reshape(-1, len(b)).T)
         log = jnp.sum(jnp.log(jnp.diagonal(l)))
         return (-0.5 * (jnp.sum(z**2, axis=0) + len(b) * LOG_2PI) - log).reshape(x.shape[:2])
 
@@ -114,11 +114,11 @@ def maximisation(
         wu = w[:, None] * u
         left = wu.T @ u + prior.precision
         right = wu.T @ v + prior.precision @ prior.coefficients.T
-        c = jsl.cho_solve((jnp.linalg.cholesky(left), True), right).T
+        c = solve_cholesky(cholesky(left), right).T
         r, away = v - u @ c.T, c - prior.coefficients
         scatter = (w[:, None] * r).T @ r + away @ prior.precision @ away.T + prior.scatter
         q = scatter / (jnp.sum(w) + prior.weight)
-        return c[:, :-1], c[:, -1], jnp.linalg.cholesky((q + q.T) / 2)
+        return c[:, :-1], c[:, -1], cholesky((q + q.T) / 2)
 
     matrices, biases, roots = lax.map(one, weights.T)
     first = jnp.sum(shares[:, 0], axis=0) + PSEUDO
@@ -138,7 +138,7 @@ def log_prior(regimes: Regimes, prior: Prior) -> Float[Array, ""]:
     def one(f: Array, b: Array, l: Array) -> Array:
         away = jnp.concatenate([f, b[:, None]], axis=1) - prior.coefficients
         scatter = away @ prior.precision @ away.T + prior.scatter
-        inner = jnp.trace(jsl.cho_solve((l, True), scatter))
+        inner = jnp.trace(solve_cholesky(l, scatter))
         return -0.5 * inner - prior.weight * jnp.sum(jnp.log(jnp.diagonal(l)))
 
     each = jax.vmap(one)(regimes.matrices, regimes.biases, regimes.roots)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .. import diffusions, drifts
+from .._factors import cholesky
 from .._io import BadArgument
 from .._types import State, Time
 from ..laws import Mixture
@@ -106,7 +107,7 @@ class OrnsteinUhlenbeck(AbstractPredictor):
         f, b, q = self.transition(dt)
         # A factor made in float32 fails where directions have very unequal noise.
         eps = 4 * jnp.finfo(q.dtype).eps * jnp.trace(q)
-        root = jnp.linalg.cholesky(q + eps * jnp.eye(len(q), dtype=q.dtype))
+        root = cholesky(q + eps * jnp.eye(len(q), dtype=q.dtype))
         f, b, root = (jnp.where(same, x, z) for x, z in zip(self.at_step, (f, b, root)))
         return one_gaussian(f @ y + b, root)
 

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.scipy.linalg as jsl
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
+from .._factors import solve_lower
 from .._io import BadArgument
 from .._types import RandomKey, State, Time
 from ..laws import LOG_2PI, Mixture
@@ -72,7 +72,7 @@ class Switching(AbstractPredictor):
         """The log density of a transition in each regime."""
 
         def one(f: Array, b: Array, l: Array) -> Array:
-            z = jsl.solve_triangular(l, y_next - b - f @ y, lower=True)
+            z = solve_lower(l, y_next - b - f @ y)
             return -0.5 * (z @ z + len(y) * LOG_2PI) - jnp.sum(jnp.log(jnp.diagonal(l)))
 
         return jax.vmap(one)(self.matrices, self.biases, self.roots)

@@ -5,11 +5,11 @@ from typing import Any, final
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-import jax.scipy.linalg as jsl
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from .._factors import cholesky, inverse_and_log, log_abs_det, solve_cholesky, solve_lower
 from .._nets import Depends, Features, field, raw_time
 from .._operators import LowRankRoot
 from .._types import NoiseClass, RandomKey, State, Time, concrete
@@ -65,15 +65,16 @@ class Constant(AbstractDiffusion):
         return lx.MatrixLinearOperator(self.g @ self.g.T, lx.positive_semidefinite_tag)
 
     def solve(self, t: Time, y: State, r: State) -> State:
-        return jnp.linalg.solve(self.g.T, jnp.linalg.solve(self.g, r))
+        inverse = inverse_and_log(self.g)[0]
+        return inverse.T @ (inverse @ r)
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
-        return 2 * jnp.linalg.slogdet(self.g)[1]
+        return 2 * log_abs_det(self.g)
 
     def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        factors = jsl.lu_factor(self.g)
-        q = jsl.lu_solve(factors, r)
-        return q @ q, 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors[0]))))
+        inverse, log = inverse_and_log(self.g)
+        q = inverse @ r
+        return q @ q, 2 * log
 
     def correction(self, t: Time, y: State) -> State:
         return jnp.zeros_like(y)
@@ -160,12 +161,12 @@ class LowRank(AbstractDiffusion):
         """The diagonal s^2, V = U / s, and the Cholesky factor of I + V^T V."""
         s, u = evaluate(self.s, t, y, (self.dim,)), evaluate(self.u, t, y, (self.dim, self.rank))
         v = u / s[:, None]
-        return s, v, jnp.linalg.cholesky(jnp.eye(self.rank, dtype=v.dtype) + v.T @ v)
+        return s, v, cholesky(jnp.eye(self.rank, dtype=v.dtype) + v.T @ v)
 
     def solve(self, t: Time, y: State, r: State) -> State:
         s, v, factor = self._woodbury(t, y)
         q = r / s
-        return (q - v @ jsl.cho_solve((factor, True), v.T @ q)) / s
+        return (q - v @ solve_cholesky(factor, v.T @ q)) / s
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         s, _, factor = self._woodbury(t, y)
@@ -174,7 +175,7 @@ class LowRank(AbstractDiffusion):
     def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
         s, v, factor = self._woodbury(t, y)
         q = r / s
-        w = jsl.cho_solve((factor, True), v.T @ q)
+        w = solve_cholesky(factor, v.T @ q)
         rest = (
             q - v @ w
         )  # |q|^2 less what the factor explains would be a difference of two large ones
@@ -242,14 +243,14 @@ class Full(AbstractDiffusion):
         return lx.MatrixLinearOperator(lower @ lower.T, lx.positive_semidefinite_tag)
 
     def solve(self, t: Time, y: State, r: State) -> State:
-        return jsl.cho_solve((self._lower(t, y), True), r)
+        return solve_cholesky(self._lower(t, y), r)
 
     def logdet(self, t: Time, y: State) -> Float[Array, ""]:
         return 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(self._lower(t, y)))))
 
     def quadratic(self, t: Time, y: State, r: State) -> tuple[Float[Array, ""], Float[Array, ""]]:
         lower = self._lower(t, y)
-        z = jsl.solve_triangular(lower, r, lower=True)
+        z = solve_lower(lower, r)
         return z @ z, 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(lower))))
 
     def correction(self, t: Time, y: State) -> State:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._factors import root_and_inverse
 from .._types import Scalar, State
 
 Matrix = Float[Array, "dim dim"]
@@ -112,9 +113,7 @@ def _twice_integrated(a: Matrix, m: State) -> State:
 def normal_logpdf(r: State, covariance: Matrix) -> Float[Array, ""]:
     """Log density of a centred normal law; NaN where its covariance is not positive definite.
 
-    Its derivative takes the inverse that the value has. That of a Cholesky factor takes several
-    triangular solves at once; under `vmap`, on a CPU with as few threads as there are of them,
-    jaxlib's solvers then wait for each other for ever (seen with 0.10.2).
+    Its derivative takes the inverse that the value has, so that none goes through a factor.
     """
     return _with_inverse(r, covariance)[0]
 
@@ -134,9 +133,7 @@ def _normal_logpdf_jvp(
 
 def _with_inverse(r: State, covariance: Matrix) -> tuple[Float[Array, ""], Matrix]:
     """The log density, and the inverse of the Cholesky factor."""
-    root = jnp.linalg.cholesky(covariance)
-    one = jnp.eye(len(r), dtype=r.dtype)
-    inverse = lax.linalg.triangular_solve(root, one, left_side=True, lower=True)
+    root, inverse = root_and_inverse(covariance)
     z = inverse @ r
     logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
     return -0.5 * (z @ z + logdet + len(r) * math.log(2 * math.pi)), inverse

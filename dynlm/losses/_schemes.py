@@ -26,6 +26,7 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._factors import cholesky, log_abs_det
 from .._types import Noise, RandomKey, Scalar, State, Time
 from ..sde import SDE
 from ._flow import Matrix, linear_flow, normal_logpdf
@@ -260,11 +261,11 @@ def _pushed_logpdf(
     mean, covariance = gaussian
     z, push = jax.linearize(back, y_next)
     jac = jax.vmap(push, out_axes=1)(jnp.eye(len(y_next), dtype=y_next.dtype))
-    return normal_logpdf(z - mean, covariance) + jnp.linalg.slogdet(jac)[1]
+    return normal_logpdf(z - mean, covariance) + log_abs_det(jac)
 
 
 def _draw(mean: State, covariance: Matrix, key: RandomKey) -> State:
-    return mean + jnp.linalg.cholesky(covariance) @ jr.normal(key, mean.shape, mean.dtype)
+    return mean + cholesky(covariance) @ jr.normal(key, mean.shape, mean.dtype)
 
 
 def _check_additive(scheme: AbstractScheme, sde: SDE) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from .._factors import cholesky
 from ..sde import SDE
 from ..trajectory import Trajectory
 from ._flow import Matrix
@@ -53,7 +54,7 @@ def zhang_pair(sde: SDE, path: Trajectory, *, shrinkage: float | None = None) ->
     l_drift = mean_seen(jnp.sum(off**2, axis=1), seen)
 
     s = lax.stop_gradient(_second_moment(off * jnp.sqrt(dt)[:, None], seen, shrinkage))
-    root = jnp.linalg.cholesky(s)
+    root = cholesky(s)
     logdet_s = 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
 
     def kl(t: Float[Array, ""], y: Float[Array, " dim"]) -> Float[Array, ""]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float, Int
 
+from .._factors import cholesky, solve_lower
 from .._types import State, Time
 from ._problem import Matrix
 
@@ -48,7 +49,7 @@ def kron_sum(a: Matrix) -> Float[Array, "dim2 dim2"]:
 
 def normal_logpdf(y: State, mean: State, covariance: Matrix) -> Float[Array, ""]:
     """Log density of a normal law; NaN where the covariance is not positive definite."""
-    root = jnp.linalg.cholesky(covariance)
-    z = jsl.solve_triangular(root, y - mean, lower=True)
+    root = cholesky(covariance)
+    z = solve_lower(root, y - mean)
     logdet = 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
     return -0.5 * (z @ z + logdet + len(y) * jnp.log(2 * jnp.pi))
