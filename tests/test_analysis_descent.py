@@ -49,7 +49,7 @@ def test_nothing_is_learned_that_falls_along_a_source():
         assert found.learned.findings[0].value == share == found.quadratic.findings[0].value
 
 
-@pytest.mark.parametrize("dt", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize("dt", [1e-4, 1.0, 4.0])
 def test_the_rate_of_a_chain_is_the_mean_change_over_its_step(x64, dt):
     """Against nodes in the plane of the noise, of which the function itself knows nothing."""
     rng = np.random.default_rng(2)
@@ -61,12 +61,13 @@ def test_the_rate_of_a_chain_is_the_mean_change_over_its_step(x64, dt):
     weight = np.exp(-(z**2) / 2)
     weight /= weight.sum()
     draws = np.stack(np.meshgrid(z, z, indexing="ij"), axis=-1).reshape(-1, 2)
-    after = jax.vmap(v)(y + f * dt + np.sqrt(dt) * jnp.asarray(draws) @ NOISE.T)
+    ends = np.asarray(y + f * dt) + np.sqrt(dt) * draws @ NOISE.T
+    after = jax.vmap(v)(jnp.asarray(ends))
     truth = (np.outer(weight, weight).ravel() @ np.asarray(after) - float(v(y))) / dt
     found = float(v.chain_rate(y, f, jnp.asarray(NOISE), dt))
     assert np.isclose(found, truth, rtol=1e-5)
-    if dt < 0.1:
-        assert np.isclose(found, v.rate(y, f, jnp.asarray(NOISE)), rtol=0.05)
+    if dt < 1:
+        assert np.isclose(found, v.rate(y, f, jnp.asarray(NOISE)), rtol=0.01)
 
 
 def test_a_chain_that_overshoots_falls_along_nothing():
