@@ -34,11 +34,11 @@ def factors(own: bool) -> None:
 
 
 def held_out() -> None:
-    """Whole parts in a loop, and the rest beside it."""
-    dim, size = 16, 40
+    """A part in a loop, and the rest, nearly as large, beside it."""
+    dim, size = 16, 200
     noise = dynlm.diffusions.Full.learned(dim, width=8, key=jr.key(0))
     sde = dynlm.SDE(dynlm.drifts.Linear(-jnp.eye(dim), jnp.zeros(dim)), noise)
-    ys = jnp.cumsum(jr.normal(jr.key(1), (3 * size - 1, 32, dim)), axis=1)
+    ys = jnp.cumsum(jr.normal(jr.key(1), (2 * size - 1, 32, dim)), axis=1)
     ts, mask = jnp.arange(32.0), jnp.ones(32, bool)
     paths = jax.vmap(lambda y: dynlm.Trajectory(ts, y, mask))(ys)
 
