@@ -43,7 +43,7 @@ def main(arguments=None):
         if wish.data is not None:
             found["comparisons"]["stories"] = stories(wish, work / "stories")
         found["comparisons"]["embedded"] = embedded(wish, work / "embedded")
-    text = json.dumps(found, indent=1, allow_nan=False)
+    text = json.dumps(found, allow_nan=False)
     if wish.out:
         wish.out.write_text(text + "\n")
     for name, one in found["comparisons"].items():

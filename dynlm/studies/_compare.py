@@ -184,10 +184,11 @@ def _beside(id: str, parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         differences.append(change)
     known = [one for one in differences if one.verdict is not Verdict.WITHHELD]
     differ = [one for one in known if one.beyond]
-    said = [
-        f"{len(differ)} of {counted(len(known), 'difference')} between {first} and {last} leave "
-        "zero out; one in twenty would by chance."
-    ]
+    number = counted(len(known), "difference")
+    said = f"{len(differ)} of {number} between {first} and {last} leave zero out; one in twenty "
+    said += "would by chance."
+    if not known:
+        said = "No number here has an interval, so that none is compared."
     of_last = parts[last]
     heads = ["number", *parts, f"{last} less {first}"]
     return section(
@@ -195,7 +196,7 @@ def _beside(id: str, parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         of_last["title"],
         of_last["asked"],
         of_last["trust"] + " " + CAUTION,
-        found=said,
+        found=[said],
         findings=sorted(differ, key=_strength, reverse=True),
         tables=[table(of_last["title"], heads, rows)],
         mark=of_last.get("mark"),
