@@ -314,3 +314,16 @@ def test_exact_intervals_are_those_of_scipy():
     for wrong in (dict(trials=0), dict(successes=5), dict(level=1.0)):
         with pytest.raises(BadArgument):
             clopper_pearson(**(dict(successes=1, trials=4, level=0.95) | wrong))
+
+
+def test_what_random_orders_gain_is_said_beside_the_gain():
+    """Documents with means of their own gain in any order: 0 is not the value of no order then."""
+    rng = np.random.default_rng(5)
+    ys = autoregressive(rng, 40, 40, a=0.5)
+    apart = ys + 2 * rng.normal(size=(40, 1, ys.shape[2]))
+    means = []
+    for one in (ys, apart):
+        found = order(batch(one), np.arange(40), seed=0)
+        assert found.verdict is not Order.NONE
+        means.append(float(found.findings[0].note.split("gain less, ")[1].split(" on")[0]))
+    assert abs(means[0]) < 0.02 and means[1] > 0.1

@@ -11,7 +11,7 @@ from ..stats import bootstrap
 from ..trajectory import Trajectory
 from ._ridge import FEATURES, Ridge
 from ._scales import FOLDS, Rows, States, states_of, too_few
-from .findings import Finding, Verdict, finding, withheld
+from .findings import Finding, Verdict, finding, shown, withheld
 
 SQUARES = 9.0  # a squared standard residual counts as no more
 SQUARE_NOISE = 2.0  # the variance of a squared standard residual that is Gaussian
@@ -310,4 +310,5 @@ def _permuted(found: Finding, real: float, others: Vector, what: str) -> Finding
         note = f"{as_high} of {len(others)} random {what} gain as much"
         return found._replace(verdict=Verdict.LEVEL, note=note)
     note = f"{found.note}; and " if found.note else ""
-    return found._replace(note=f"{note}{len(others)} random {what} gain less")
+    told = f"{len(others)} random {what} gain less, {shown(float(np.mean(others)))} on average"
+    return found._replace(note=note + told)
