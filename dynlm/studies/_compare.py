@@ -122,7 +122,9 @@ def _by_label(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]
 
 
 def _both(label: str, of: Mapping[str, Any], first: str, last: str) -> str:
-    told = " ".join(f"{name.capitalize()}: {lower(of[name]['sentence'])}" for name in (first, last))
+    told = " ".join(
+        f"{name[:1].upper() + name[1:]}: {lower(of[name]['sentence'])}" for name in (first, last)
+    )
     return f"{label}. {told}"
 
 

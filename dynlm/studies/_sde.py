@@ -25,6 +25,14 @@ NO_ORDER = (
     "Nothing beyond independent states was found in the order in time: what stands here describes "
     "a fit, and is no dynamics of the states."
 )
+BESIDE = (
+    "No fit of shuffled states was made: null values are those of a formula, which a fitted net "
+    "meets only roughly.",
+    "Numbers stand beside those of one fit to shuffled states, and nothing is tested by it: how "
+    "such fits differ is not known.",
+    "The tested numbers stand beside those of fits to shuffled states, and intervals are widened "
+    "by how these differ from one random order to the next.",
+)
 NO_GAIN = (
     "The fit does not predict held-out documents better than a linear model: where the two differ, "
     "what stands here describes the fit, and not the states."
@@ -61,6 +69,11 @@ class Basis(NamedTuple):
     def nulls(self) -> list[SDE]:
         """Fits of the same states in random orders."""
         return [run.model for run in self.fits.nulls]
+
+    @property
+    def beside(self) -> str:
+        """What the tested numbers of the fit are compared with."""
+        return BESIDE[min(len(self.nulls), 2)]
 
     @property
     def caution(self) -> list[str]:

@@ -114,7 +114,7 @@ def residual_section(b: Basis) -> dict[str, Any]:
         "Are its one-step residuals independent, of equal strength and Gaussian, as they are if "
         "the fit is right, and does its noise have the size of what is seen?",
         "Correlated residuals are dynamics not learned, or a drift that was learned and is not "
-        "there: the last column shows how much of it fits of shuffled states have, of such states. "
+        "there, as fits of shuffled states have too, where a column is of those. "
         "Correlated squares are noise not followed, or followed where there is none; kurtosis is "
         "jumps, which no diffusion fitted at this step has.",
         findings=[*mine.findings, *varied.findings],

@@ -44,7 +44,7 @@ def scales_section(
     heads = ["scale", "verdict", "steps"]
     margins = ", ".join(f"{k} {v:g}" for k, v in found.margins._asdict().items())
     note = f"Margins within which a diffusion counts as fair: {margins}."
-    kept = "Every so manieth state, which sums do not make Gaussian. No mixture was fitted here."
+    kept = "Every k-th state, which sums do not make Gaussian. No mixture was fitted here."
     made = section(
         "scales",
         "Is it diffusive, and at which scale?",
@@ -70,7 +70,7 @@ def _compared(scale: Any) -> bool:
 
 
 def _strided(rows: Any, widths: list[int], found: Any, how: dict[str, Any]) -> list[Any]:
-    """Scales of every so manieth state, without the mixture; one of one step is as it was."""
+    """Scales of every k-th state, without the mixture; one of one step is as it was."""
     same = [x for x in found.scales if x.width == 1.0]
     tests = [tuple(one for one in x.findings if one.what not in (GAP, GAP_SUM)) for x in same]
     first = [

@@ -42,8 +42,7 @@ def fields_section(b: Basis) -> dict[str, Any]:
         "How strong are the learned drift and noise where the states are, does the drift point "
         "where the next state goes, and is it the slope of an energy or a rotation?",
         "Averages over held-out states with intervals by document. A drift towards the mean is "
-        "what independent states give too, so what is tested is tested against the same fit to "
-        "shuffled states. "
+        f"what independent states give too. {b.beside} "
         "A plane is two directions of many: where much of the drift leaves it, its arrows mislead.",
         findings=found,
         found=b.caution,

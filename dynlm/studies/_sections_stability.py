@@ -61,8 +61,7 @@ def stability_section(b: Basis, key: RandomKey) -> dict[str, Any]:
         "separate, and where does a Lyapunov function fall?",
         flow.trust + " Fixed points outside the data and constants from a sample say little: the "
         "first are extrapolated, the second are no bounds. Exponents below zero are nothing new: "
-        "fits of shuffled states have them too. The tested numbers stand beside theirs, and "
-        "intervals are widened by how those differ from one random order to the next.",
+        "fits of shuffled states have them too. " + b.beside,
         findings=found,
         found=b.caution,
         tables=tables,

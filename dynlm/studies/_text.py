@@ -97,6 +97,7 @@ def study_store(
         if name not in store.columns:
             known = ", ".join(store.columns) or "no columns"
             raise BadArgument(f"`by` is {shown(name)}. The store has {known}.")
+    columns = {name: means_by_document(store.docs, store.column(name)) for name in by}
     if model is not None:
         check_model(store, model)
     with budget.stage("projection"):
@@ -121,7 +122,6 @@ def study_store(
             "linear": b.linear,
             "fit": b.run.predictor(),
         }
-        columns = {name: means_by_document(store.docs, store.column(name)) for name in by}
         told = f"By {', '.join(by)}"
         with budget.stage(told.lower()):
             make = lambda: groups_sections(b, models, columns)  # noqa: E731
