@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from dynlm import SDE, diffusions, drifts, rollout
-from dynlm.analysis._fields import along
+from dynlm.analysis._decomposition import decompose
+from dynlm.analysis._fields import along, curl, rotation
 from dynlm.analysis._moment_check import moment_check
 from dynlm.analysis._moments import moment_chain, moment_starts
 from dynlm.analysis._planes import plane
@@ -82,6 +83,40 @@ def strength(sde, key):
     saved(figure, "fields_along")
 
 
+def turning(sde, key):
+    """Where a drift turns, and the shares of linear ones that turn more and more."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained")
+    shown = plane(sde, **WHERE)
+    grid = np.stack(np.meshgrid(shown.first, shown.second), axis=-1)
+    turn = np.reshape(curl(sde, grid.reshape(-1, 2)), grid.shape[:2])
+    drawn = axes[0].pcolormesh(shown.first, shown.second, turn, cmap="Purples", rasterized=True)
+    figure.colorbar(drawn, ax=axes[0], label="$|A|_F/|S|_F$")
+    few = grid[::2, ::2], shown.drift[::2, ::2]
+    axes[0].quiver(*(x for pair in few for x in np.moveaxis(pair, -1, 0)), color="black")
+    axes[0].set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], title="two wells and a turn")
+    ratios = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 4.0])
+    for at, b in enumerate(ratios):
+        matrix = jnp.array([[-0.5, 0.5 * b], [-0.5 * b, -0.5]])
+        one = SDE(drifts.Linear(matrix, jnp.zeros(2)), diffusions.Scalar(0.5, 2))
+        paths = rollout(
+            one, jr.normal(key, (40, 2)), np.arange(51) * 0.2, key=key, scheme=dfx.Euler()
+        )
+        gradient, _, rotational, *_ = decompose(one, paths, np.arange(40)).findings
+        antisymmetric = rotation(one, paths, np.arange(40)).findings[1]
+        kinds = ((gradient, "o", BLUE), (rotational, "s", ORANGE), (antisymmetric, "x", "black"))
+        names = ("gradient share", "rotational share", "antisymmetric share of $Df$")
+        for (found, mark, color), name in zip(kinds, names, strict=True):
+            axes[1].plot(at, found.value, mark, color=color, label=name if at == 0 else None)
+    fine = np.linspace(0, len(ratios) - 1, 200)
+    b = np.interp(fine, np.arange(len(ratios)), ratios)
+    axes[1].plot(fine, 1 / (1 + b**2), color=BLUE, lw=0.8)
+    axes[1].plot(fine, b**2 / (1 + b**2), color=ORANGE, lw=0.8)
+    axes[1].set_xticks(np.arange(len(ratios)), [f"{b:g}" for b in ratios])
+    axes[1].set(xlabel="$b/a$ of $-ay + bJy$", title="found, and exact (lines)")
+    axes[1].legend(frameon=False, fontsize=7, loc="center left")
+    saved(figure, "fields_turning")
+
+
 def moments(key):
     matrix = jnp.array([[-0.5, 0.9], [-0.9, -0.5]])
     sde = SDE(drifts.Linear(matrix, jnp.zeros(2)), diffusions.Scalar(0.5, 2))
@@ -118,4 +153,5 @@ if __name__ == "__main__":
     model = SDE(drifts.Function(turned), diffusions.Scalar(0.6, 2))
     fields(model)
     strength(model, jr.key(0))
+    turning(model, jr.key(2))
     moments(jr.key(1))

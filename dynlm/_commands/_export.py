@@ -62,7 +62,7 @@ class Export:
         layers: 0 is the embedding, k the output of block k, "final" after the last norm; or all.
         dtype: Of the states on disk.
         model_dtype: In which the model computes.
-        stride: Keep every so manieth state of a row.
+        stride: Of each row keep one state in so many.
         top: How many of the likeliest next tokens to keep beside each.
         max_tokens: The most tokens of a row; longer texts are cut. Else the model's context.
         batch_tokens: The most tokens of a batch, padding included.

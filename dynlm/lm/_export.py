@@ -73,7 +73,7 @@ def export(
         sampling: How to continue prompts; None reads texts as they are.
         layers: Whose states to keep, by default all.
         dtype: Of the states: `bfloat16`, `float16` or `float32`.
-        stride: Keep every so manieth state of a row, from its first on.
+        stride: Of each row keep one state in so many, from its first on.
         top: How many of the likeliest tokens to keep for each token.
         max_tokens: The most tokens of a row, by default the context of the model; with `sampling`,
             of a prompt.

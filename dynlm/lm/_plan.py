@@ -40,7 +40,7 @@ class Sizes(NamedTuple):
         more: How many tokens may be added to each row.
         state_bytes: What one kept step of all layers takes on disk.
         step_bytes: What one token takes there beside.
-        stride: Every so manieth state is kept.
+        stride: Of each row, one state in so many is kept.
         shard_bytes: A shard ends with the batch that reaches so many.
     """
 

@@ -59,7 +59,7 @@ class Manifest:
     Args:
         layers: Dimension of each layer's states.
         dtype: Of the states.
-        stride: Every so manieth state was kept, from the first of each row on.
+        stride: Of each row, one state in so many was kept, from its first on.
         fields: Names of what is kept for each step beside the states, tokens for example.
         columns: Names of the numbers that are kept for each row.
         top: How many of the likeliest tokens are kept.

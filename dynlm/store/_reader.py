@@ -139,7 +139,7 @@ class Store:
 
     @property
     def stride(self) -> int:
-        """Every so manieth state was kept."""
+        """Of each row, one state in so many was kept."""
         return self.manifest.stride
 
     @property
