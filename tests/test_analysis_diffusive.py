@@ -346,6 +346,25 @@ def test_sixteen_gaussian_components_are_fair_and_of_few_steps_undecided(seed):
     assert judged(few.scales[0].findings[:2], few.margins) is Fairness.FAIR
 
 
+@pytest.mark.slow
+def test_the_mixture_sees_one_of_sixteen_and_leaves_gaussian_steps_one():
+    """Eight Gaussians that start as clusters cannot be put together again, those nearly one can."""
+    docs = np.arange(200)
+    plain, jumps = (of_sixteen(np.random.default_rng(19), size) for size in (1.0, 5.0))
+    twofold = np.random.default_rng(20).standard_normal(plain.shape)
+    twofold[..., 5] = 0.3 * twofold[..., 5] + np.sign(twofold[..., 5])
+    twofold[..., 5] /= twofold[..., 5].std()
+    steps = [
+        steps_of(batch(ys), docs, seed=0, burn=1, most=2**15) for ys in (plain, jumps, twofold)
+    ]
+    how = dict(key=jr.key(0), seed=0, level=0.95, size=MixtureSize())
+    found = [both[1] for both in mixture_gaps(steps, **how)]
+    level, heavy, split = ((float(one.low or 0), float(one.high or 0)) for one in found)
+    margin = Margins().gap_sum
+    assert found[0].what == GAP_SUM and -margin < level[0] < level[1] < margin
+    assert heavy[0] > margin and split[0] > margin
+
+
 def test_few_steps_decide_nothing():
     rng = np.random.default_rng(9)
     ys = process(rng, 30, 17, gaussian)
