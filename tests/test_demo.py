@@ -31,6 +31,9 @@ def test_the_quick_demo_goes_the_whole_way(tmp_path, capsys):
     page = (out / "report.html").read_text()
     assert all(one["finding"]["sentence"] in html.unescape(page) for one in results["cards"])
     assert "in all" in told.err and str(out / "report.html") in told.err
+    rows = results["sections"][2]["tables"][0]["rows"]
+    scored = [row[0] for row in rows]
+    assert "mixture density, 8" in scored and "switching, 4 regimes" not in scored
     # Text has an order: states sampled from a language model are no independent draws.
     order = results["cards"][0]["finding"]
     assert order["verdict"] == "above" and order["low"] > 0

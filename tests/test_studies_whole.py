@@ -49,7 +49,7 @@ def test_every_fit_and_every_section(tmp_path):
     assert list(sections)[: len(SECTIONS)] == SECTIONS
     scored = [row[0] for row in sections["worth"]["tables"][0]["rows"]]
     others = [f"{a}, {b.replace('_', ' ')}" for a, b in FITS[1:]]
-    assert set(others) < set(scored) and "Ornstein-Uhlenbeck" in scored
+    assert {*others, "Ornstein-Uhlenbeck", "switching, 4 regimes"} < set(scored)
     seeds = sections["worth"]["tables"][1]["rows"]
     assert [row[1] for row in seeds] == [2] * len(FITS) and all(row[2] <= row[3] for row in seeds)
     assert [row[0] for row in sections["law"]["tables"][0]["rows"]] == [seeds[0][0], *others]

@@ -33,7 +33,7 @@ class Plan:
         seeds: Models of each fit, which differ in their first weights and their batches.
         horizons: Steps ahead that forecasts are scored at.
         mixture_steps: Optimiser steps of the mixture density among the baselines.
-        switching_starts: Starts of the switching model among them.
+        switching_starts: Starts of the switching model among them; 0 leaves it out.
         power: Trials of each strength of a planted effect; 0 leaves the power out.
         scales: Widths of coarse-graining in time.
         mixture: Whether the gap between a Gaussian and a mixture step is measured at each scale.
@@ -92,7 +92,7 @@ class Plan:
             raise BadArgument(f"`fits` is {self.fits}, with one of them twice. Name each once.")
         least = dict(steps=1, width=1, rank=1, batch=1, window=2, seeds=1, power=0, states=2)
         least |= dict(exponents=10, replicas=2, steer=0, lyapunov=0, draws=2, burn=0, seed=0)
-        least |= dict(mixture_steps=1, switching_starts=1, nulls=0)
+        least |= dict(mixture_steps=1, switching_starts=0, nulls=0)
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise BadArgument(f"`{name}` is {getattr(self, name)}. Use {low} or more.")
@@ -128,7 +128,7 @@ QUICK = dataclasses.replace(
     width=32,
     mixture_steps=200,
     mixture=False,
-    switching_starts=1,
+    switching_starts=0,
     scales=(1, 4, 16),
     exponents=200,
     lyapunov=0,

@@ -176,9 +176,10 @@ def _baselines(rows: Rows, plan: Plan, key: RandomKey) -> dict[str, Any]:
     if plan.horizons:
         found["ou"] = baselines.ou(paths, docs=docs, burn=burn)
         found["ar4"] = baselines.autoregression(paths, 4, docs=docs, burn=burn)
-    found["switching4"] = baselines.switching(
-        paths, 4, key=switch_key, restarts=plan.switching_starts, burn=burn
-    )
+    if plan.switching_starts:
+        found["switching4"] = baselines.switching(
+            paths, 4, key=switch_key, restarts=plan.switching_starts, burn=burn
+        )
     found["mixture8"] = baselines.mixture_density(
         paths, 8, key=mix_key, steps=plan.mixture_steps, docs=docs, burn=burn
     )
